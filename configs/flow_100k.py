@@ -1,0 +1,22 @@
+"""Conditional flow matching on the 100k-sample data set, 50 k steps.
+
+    python -m synthjax.train --config=configs/flow_100k.py --workdir=runs/flow_100k --config.data.root=DATA
+
+Longer runs: --config=configs/flow_100k.py:steps=500k, :steps=1200k. Variants combine:
+--config=configs/flow_100k.py:steps=500k,lr_low (configs/variants.py lists them).
+Every value is explained in configs/important.py.
+"""
+
+import ml_collections
+
+from configs import important
+from configs.variants import Overrides, apply_variants
+
+LENGTHS: dict[str, Overrides] = {"steps=500k": {"train.steps": 500_000}, "steps=1200k": {"train.steps": 1_200_000}}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The base model on 100k samples."""
+    c = important.get_config()
+    c.train.steps = 50_000
+    return apply_variants(c, arg, LENGTHS)

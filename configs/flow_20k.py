@@ -1,0 +1,19 @@
+"""Conditional flow matching on the 20k-sample data set, 40 k steps.
+
+    python -m synthjax.train --config=configs/flow_20k.py --workdir=runs/flow_20k --config.data.root=DATA
+
+Variants combine: --config=configs/flow_20k.py:lr_high,tokens_64 (configs/variants.py lists them).
+Every value is explained in configs/important.py.
+"""
+
+import ml_collections
+
+from configs import important
+from configs.variants import apply_variants
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The base model on 20k samples."""
+    c = important.get_config()
+    c.train.steps = 40_000
+    return apply_variants(c, arg)

@@ -1,0 +1,19 @@
+"""Conditional flow matching on the 50k-sample data set, 80 k steps.
+
+    python -m synthjax.train --config=configs/flow_50k.py --workdir=runs/flow_50k --config.data.root=DATA
+
+Variants combine: --config=configs/flow_50k.py:lr_high,tokens_64 (configs/variants.py lists them).
+Every value is explained in configs/important.py.
+"""
+
+import ml_collections
+
+from configs import important
+from configs.variants import apply_variants
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The base model on 50k samples."""
+    c = important.get_config()
+    c.train.steps = 80_000
+    return apply_variants(c, arg)

@@ -1,0 +1,59 @@
+"""Variants of the flow experiments and how an argument names them.
+
+``configs/flow_20k.py:lr_high,tokens_64`` combines two. Each changes what its name says and nothing else.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from data_pipeline.cli import UserError
+
+Overrides = dict[str, Any]  # Dotted config key -> value.
+
+# Sizes that both networks share: (d, heads, layers).
+_SIZES = {"model_enlarged": (768, 12, 12), "model_reduced_75": (384, 6, 6), "model_reduced_50": (256, 4, 4)}
+
+VARIANTS: dict[str, Overrides] = {
+    "batch_size_low": {"data.batch_size": 64},
+    "batch_size_high": {"data.batch_size": 256},
+    "lr_low": {"optim.lr": 5e-5},
+    "lr_high": {"optim.lr": 5e-4},
+    "weight_decay": {"optim.weight_decay": 0.01},
+    "projection_penalty_low": {"flow.projection_penalty": 0.001},
+    "ffn_small": {"model.field.ff_dim": 256},
+    "tokens_64": {"model.field.tokens": 64},
+    "tokens_256": {"model.field.tokens": 256},
+}
+VARIANTS |= {
+    name: {
+        f"model.{network}.{key}": value
+        for network in ("encoder", "field")
+        for key, value in zip(("dim", "heads", "layers"), sizes, strict=True)
+    }
+    for name, sizes in _SIZES.items()
+}
+
+
+def apply_variants(
+    config: ml_collections.ConfigDict, arg: str, choices: dict[str, Overrides] | None = None
+) -> ml_collections.ConfigDict:
+    """Applies a comma-separated list of variants to ``config`` and returns it.
+
+    Args:
+      choices: what the list may name besides ``VARIANTS``, such as the lengths of ``flow_100k``.
+
+    Raises:
+      UserError: for an unknown variant, or two that set the same value.
+    """
+    table = VARIANTS | (choices or {})
+    changed: dict[str, str] = {}
+    for name in filter(None, arg.split(",")):
+        if name not in table:
+            raise UserError(f"unknown variant {name!r}: choose from {', '.join(sorted(table))}")
+        for key, value in table[name].items():
+            if key in changed:
+                raise UserError(f"variants {changed[key]} and {name} both set {key}: choose one")
+            changed[key] = name
+            config.update_from_flattened_dict({key: value})
+    return config

@@ -1,0 +1,1 @@
+"""The CPU stage: synthesizer specs, rendering, HDF5 shards. Imports neither JAX nor synthjax."""

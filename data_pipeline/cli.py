@@ -1,0 +1,55 @@
+"""How every command of the project starts: absl flags in, one-line errors out.
+
+Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend: one line that says what is wrong and what to do."""
+
+
+def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
+    """Prints ``error: message`` as one line on stderr and exits with ``code``."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses absl flags; any fault, a config file's included, becomes one line and exit code 2."""
+    flags.FLAGS.set_gnu_getopt()  # Flags may follow file names.
+    try:
+        return flags.FLAGS(list(argv))
+    except Exception as error:  # A config file may raise anything while it is read.
+        fail(error)
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs ``main(argv)`` with parsed flags and exits with the code it returns (None: 0).
+
+    ``UserError`` ends in one line and exit code 2, Ctrl-C in one line and 130. Any other exception is a
+    defect of ours and keeps its traceback.
+    """
+
+    def guarded(argv: list[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Libraries narrate their work at INFO.
+        try:
+            return main(argv) or 0
+        except UserError as error:
+            fail(error)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+
+    app.run(guarded, flags_parser=parse_flags)
+    raise AssertionError("absl's app.run exits")

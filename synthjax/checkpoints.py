@@ -1,0 +1,142 @@
+"""Checkpoints of a run; the only module that knows Orbax.
+
+A checkpoint holds three trees, so that evaluation reads only the weights it uses: ``params``, ``ema`` and ``training``
+(optimizer state and counters).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from orbax.checkpoint import v1 as ocp
+
+from data_pipeline.cli import UserError
+from synthjax.train_step import TrainState
+
+Weights = Literal["params", "ema"]
+# Validation metric that ranks checkpoints; lower is better.
+BEST_BY = "val/loss"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written; the ones before it are untouched."""
+
+
+def _trees(state: TrainState) -> dict[str, Any]:
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "training": {"opt_state": state.opt_state, "step": state.step, "bad_step": state.bad_step},
+    }
+
+
+class Checkpoints:
+    """The checkpoints under one folder: written in the background, the latest ``keep`` and the best kept.
+
+    Use as a context manager; leaving it waits for the last write.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 1, read_only: bool = False) -> None:
+        self._directory = Path(directory).absolute()
+        if read_only and not self._directory.is_dir():
+            raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
+        self._keep, self._read_only = keep, read_only
+        self._open()
+
+    def _open(self) -> None:
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics[BEST_BY], n=1, keep_checkpoints_without_metrics=False
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            self._directory,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+            cleanup_tmp_directories=not self._read_only,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint, ascending."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step."""
+        return self.steps[-1] if self.steps else None
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and validation loss of the best checkpoint that was validated."""
+        ranked = [
+            (checkpoint.metrics[BEST_BY], checkpoint.step)
+            for checkpoint in self._checkpointer.checkpoints
+            if checkpoint.metrics and BEST_BY in checkpoint.metrics
+        ]
+        if not ranked:
+            return None
+        loss, step = min(ranked)
+        return step, loss
+
+    def resolve(self, name: str) -> int:
+        """The step that ``latest``, ``best`` or a number names.
+
+        Raises:
+          UserError: if there is no such checkpoint.
+        """
+        if self.latest is None:
+            raise UserError(f"no checkpoints in {self._directory}: train first, or check --workdir")
+        if name == "latest":
+            return self.latest
+        if name == "best":
+            return self.best[0] if self.best else self.latest
+        if name.isdecimal() and int(name) in self.steps:
+            return int(name)
+        raise UserError(f"no checkpoint {name!r} in {self._directory}: use best, latest or one of {self.steps}")
+
+    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        """Starts writing ``state`` in the background, once the write before it is done.
+
+        Raises:
+          CheckpointError: if this or the write before it failed (a full disk); later calls start afresh.
+        """
+        self._guarded(
+            lambda: self._checkpointer.save_checkpointables_async(step, _trees(state), force=True, metrics=metrics)
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises CheckpointError as ``save`` does."""
+        self._guarded(self._checkpointer.wait)
+
+    def _guarded(self, write: Any) -> None:
+        try:
+            write()
+        except Exception as error:  # Orbax wraps what the file system says in errors of several kinds.
+            # A failed background write leaves the checkpointer unusable.
+            self._checkpointer.close()
+            self._open()
+            raise CheckpointError(f"checkpoint not written: {error}") from error
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The whole state of ``step``, placed as ``abstract`` says, whatever mesh wrote it."""
+        trees = self._load(step, _trees(abstract))
+        return TrainState(params=trees["params"], ema=trees["ema"], **trees["training"])
+
+    def restore_weights(self, step: int, abstract_params: Any, weights: Weights) -> Any:
+        """Only the parameters, or their average, of ``step``."""
+        return self._load(step, {weights: abstract_params})[weights]
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except Exception as error:
+            raise UserError(f"checkpoint {step} in {self._directory} cannot be read: {error}") from error

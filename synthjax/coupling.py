@@ -1,0 +1,31 @@
+"""Minibatch optimal transport: which noise row each data row is reached from (Tong et al. 2024; paper, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+# Rows coupled together: the cost of an assignment grows with the cube of it.
+GROUP_ROWS = 128
+
+
+def group_rows(batch_size: int) -> int:
+    """Rows per coupling group for a batch: all of a small batch, ``GROUP_ROWS`` of a larger one.
+
+    Raises:
+      ValueError: if the batch is not a whole number of groups.
+    """
+    rows = min(GROUP_ROWS, batch_size)
+    if batch_size % rows:
+        raise ValueError(f"batch size {batch_size} is above {rows} but not a multiple of it")
+    return rows
+
+
+def couple(noise: Float[np.ndarray, "N W"], data: Float[np.ndarray, "N W"]) -> Float[np.ndarray, "N W"]:
+    """Reorders ``noise`` so that the sum of Euclidean distances to ``data``, row by row, is the smallest."""
+    row, column = linear_sum_assignment(cdist(noise, data))
+    coupled = np.empty_like(noise)
+    coupled[column] = noise[row]
+    return coupled

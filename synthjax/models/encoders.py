@@ -1,0 +1,173 @@
+"""Spectrogram encoders: a standardised mel spectrogram (B, C, M, F) to conditioning rows (B, L, D).
+
+Shapes: B batch, C channels, M mels, F frames, N tokens, L conditioning rows (one per vector-field layer), D width.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from synthjax.models.layers import (
+    Attention,
+    FeedForward,
+    gelu,
+    layer_norm,
+    linear,
+    run_layers,
+    stack_layers,
+    uniform_fan_in,
+)
+
+
+class EncoderBlock(nnx.Module):
+    """Pre-norm transformer layer: x += MHA(LN x); x += W2 GELU(W1 LN x)."""
+
+    def __init__(self, dim: int, heads: int, ff_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.norm1 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.attention = Attention(dim, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        x = x + self.attention(self.norm1(x))
+        return x + self.ff(self.norm2(x))
+
+
+def padding_to_patches(size: int, patch: int, stride: int) -> int:
+    """Zeros to append to an axis so that strided patches cover all of it."""
+    return -(size - patch) % stride
+
+
+class SpectrogramTransformer(nnx.Module):
+    """Audio spectrogram transformer (Gong, Chung, Glass 2021) with one learned query token per conditioning row.
+
+    Patches of 16 x 16 with stride 10, zero-padded to whole patches at high mel and late time, flattened mel-major;
+    the queries come first, learned positions cover both, and only the queries pass through the last Linear.
+
+    Args:
+      swapped_padding: the PyTorch code pads mel by what time needs and the other way round (12 x 40 patches where
+        13 x 40 are right); models imported from it need the same.
+    """
+
+    def __init__(
+        self,
+        spectrogram_shape: tuple[int, int, int],
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        queries: int,
+        patch: int = 16,
+        stride: int = 10,
+        swapped_padding: bool = False,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        channels, mels, frames = spectrogram_shape
+        padding = padding_to_patches(mels, patch, stride), padding_to_patches(frames, patch, stride)
+        self.padding = padding[::-1] if swapped_padding else padding
+        grid = [(n + p - patch) // stride + 1 for n, p in zip((mels, frames), self.padding, strict=True)]
+        self.queries = queries
+        self.dtype = dtype
+        init = uniform_fan_in(channels * patch * patch)
+        self.patches = nnx.Conv(
+            channels,
+            dim,
+            kernel_size=(patch, patch),
+            strides=(stride, stride),
+            padding="VALID",
+            dtype=dtype,
+            kernel_init=init,
+            bias_init=init,
+            kernel_metadata={"axes": (None, None, None, "embed")},
+            bias_metadata={"axes": ("embed",)},
+            rngs=rngs,
+        )
+        normal = jax.random.normal
+        self.query_tokens = nnx.Param(1e-6 * normal(rngs.params(), (queries, dim)), axes=(None, "embed"))
+        positions = queries + grid[0] * grid[1]
+        self.positions = nnx.Param(0.02 * normal(rngs.params(), (positions, dim)), axes=(None, "embed"))
+        self.blocks = stack_layers(lambda rngs: EncoderBlock(dim, heads, dim, dtype=dtype, rngs=rngs), layers, rngs)
+        self.out = linear(dim, dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
+
+    def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
+        image = jnp.pad(mel, ((0, 0), (0, 0), (0, self.padding[0]), (0, self.padding[1])))
+        patches = self.patches(jnp.moveaxis(image, 1, -1))  # (B, mel rows, time columns, D)
+        batch, _, _, dim = patches.shape
+        queries = jnp.broadcast_to(self.query_tokens[...].astype(self.dtype), (batch, self.queries, dim))
+        tokens = jnp.concatenate([queries, patches.reshape(batch, -1, dim)], axis=1)
+        tokens = tokens + self.positions[...].astype(self.dtype)
+        return self.out(run_layers(self.blocks, tokens)[:, : self.queries])
+
+
+class ResidualConvBlock(nnx.Module):
+    """x + Conv(GELU(LN(Conv(GELU(LN x))))), 3 x 3, LayerNorm over channels (no batch statistics to carry)."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.norm1 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.conv1 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.conv2 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B M F C"]) -> Float[Array, "B M F C"]:
+        y = self.conv1(gelu(self.norm1(x)))
+        return x + self.conv2(gelu(self.norm2(y)))
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    init = uniform_fan_in(in_channels * size * size)
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        kernel_size=(size, size),
+        strides=(stride, stride),
+        padding="SAME",
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        kernel_metadata={"axes": (None, None, None, "mlp")},
+        bias_metadata={"axes": ("mlp",)},
+        rngs=rngs,
+    )
+
+
+class ResidualCNN(nnx.Module):
+    """Residual 2-D CNN: each stage halves both axes, doubles the channels and runs ``blocks`` residual blocks.
+
+    Mean over time, mel rows kept apart (pitch lives there), then one Linear to all L rows.
+    """
+
+    def __init__(
+        self,
+        spectrogram_shape: tuple[int, int, int],
+        *,
+        dim: int,
+        channels: int,
+        stages: int,
+        blocks: int,
+        queries: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        inputs, rows, _ = spectrogram_shape
+        self.queries, self.dim = queries, dim
+        self.downs, self.stages = nnx.List(), nnx.List()
+        for stage in range(stages):
+            outputs = channels * 2**stage
+            self.downs.append(_conv(inputs, outputs, 3, 2, dtype=dtype, rngs=rngs))
+            self.stages.append(
+                stack_layers(lambda rngs, width=outputs: ResidualConvBlock(width, dtype=dtype, rngs=rngs), blocks, rngs)
+            )
+            inputs, rows = outputs, -(-rows // 2)
+        self.norm = layer_norm(inputs, dtype=dtype, rngs=rngs)
+        self.out = linear(rows * inputs, queries * dim, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+
+    def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
+        x = jnp.moveaxis(mel, 1, -1)
+        for down, stage in zip(self.downs, self.stages, strict=True):
+            x = run_layers(stage, down(x))
+        pooled = gelu(self.norm(x)).mean(axis=2)  # (B, rows, channels)
+        return self.out(pooled.reshape(pooled.shape[0], -1)).reshape(-1, self.queries, self.dim)

@@ -1,0 +1,156 @@
+"""Building blocks shared by the networks.
+
+Shapes: B batch, N tokens, D model width, H heads, K head width, F feed-forward width, L layers.
+
+Every parameter carries the names of its axes as Flax variable metadata (``axes``); ``synthjax.sharding`` maps
+them to mesh axes. Initialisation follows PyTorch's defaults, from which the paper's networks were trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from synthjax.models.attention import attend
+
+LAYER_NORM_EPSILON = 1e-5
+# What a layer keeps for its backward pass: results of matrix products and of attention, marked by this name. Norms,
+# activations and modulations between them are cheap to compute again and would take twice the memory.
+SAVED = "saved_for_backward"
+Axes = tuple[str | None, ...]
+Module = TypeVar("Module", bound=nnx.Module)
+
+xavier_normal = nnx.initializers.xavier_normal()
+zeros = nnx.initializers.zeros_init()
+
+
+def uniform_fan_in(fan_in: int) -> nnx.Initializer:
+    """PyTorch's default for Linear and Conv, weight and bias: uniform in +-1/sqrt(fan_in)."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def gelu(x: Array) -> Array:
+    """The exact GELU (error function), as everywhere in the reference."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def saved(x: Array) -> Array:
+    """x, kept for the backward pass of the layer that computes it (see ``run_layers``)."""
+    return checkpoint_name(x, SAVED)
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    axes: Axes,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+    kernel_init: nnx.Initializer | None = None,
+    bias_init: nnx.Initializer | None = None,
+) -> nnx.Linear:
+    """A Linear with PyTorch's default initialisation and named kernel axes (in, out)."""
+    default = uniform_fan_in(in_features)
+    return nnx.Linear(
+        in_features,
+        out_features,
+        dtype=dtype,
+        kernel_init=kernel_init or default,
+        bias_init=bias_init or default,
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[-1:]},
+        rngs=rngs,
+    )
+
+
+def layer_norm(features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the last axis with affine, statistics in float32."""
+    return nnx.LayerNorm(features, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+class FeedForward(nnx.Module):
+    """Linear-GELU-Linear, D -> F -> D_out."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        kernel_init: nnx.Initializer | None = None,
+        bias_init: nnx.Initializer | None = None,
+    ) -> None:
+        inits = {"kernel_init": kernel_init, "bias_init": bias_init}
+        self.up = linear(in_features, hidden, ("embed", "mlp"), dtype=dtype, rngs=rngs, **inits)
+        self.down = linear(hidden, out_features, ("mlp", "embed"), dtype=dtype, rngs=rngs, **inits)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B Dout"]:
+        return saved(self.down(gelu(saved(self.up(x)))))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values.
+
+    The kernel is held as (D, 3, H, K), so that tensor parallelism splits whole heads.
+    """
+
+    def __init__(self, dim: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        if dim % heads:
+            raise ValueError(f"model width {dim} is not a multiple of {heads} heads")
+        width = dim // heads
+        # PyTorch draws the packed (3D, D) matrix Xavier uniform; the fans are those of the packed matrix.
+        bound = math.sqrt(6.0 / (4 * dim))
+        self.qkv = nnx.Param(
+            jax.random.uniform(rngs.params(), (dim, 3, heads, width), jnp.float32, -bound, bound),
+            axes=("embed", None, "heads", None),
+        )
+        self.qkv_bias = nnx.Param(jnp.zeros((3, heads, width)), axes=(None, "heads", None))
+        out_init = uniform_fan_in(dim)
+        self.out = nnx.Param(out_init(rngs.params(), (heads, width, dim), jnp.float32), axes=("heads", None, "embed"))
+        self.out_bias = nnx.Param(jnp.zeros((dim,)), axes=("embed",))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        kernel, bias = self.qkv[...].astype(self.dtype), self.qkv_bias[...].astype(self.dtype)
+        qkv = saved(jnp.einsum("bnd,dchk->bnchk", x.astype(self.dtype), kernel) + bias)
+        mixed = saved(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]))
+        out = jnp.einsum("bnhk,hkd->bnd", mixed, self.out[...].astype(self.dtype))
+        return saved(out + self.out_bias[...].astype(self.dtype))
+
+
+def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs) -> Module:
+    """``layers`` independent copies of one module as a single module whose parameters lead with an L axis."""
+    stacked = nnx.vmap(make, in_axes=(0,), out_axes=0)
+    return nnx.split_rngs(splits=layers)(stacked)(rngs)
+
+
+def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array) -> Array:
+    """Feeds x through the copies of ``stack_layers`` in turn as one ``lax.scan``: compiled once for any depth.
+
+    Args:
+      per_layer: arrays that lead with the L axis; layer i gets their row i.
+    """
+    graph, parameters = nnx.split(stacked)
+
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
+    def body(x: Array, inputs: Any) -> tuple[Array, None]:
+        layer, *rows = inputs
+        return nnx.merge(graph, layer)(x, *rows), None
+
+    return jax.lax.scan(body, x, (parameters, *per_layer))[0]

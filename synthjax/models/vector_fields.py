@@ -1,0 +1,108 @@
+"""Vector fields v(x, t | z) of the flow.
+
+Shapes: B batch, W row width, N tokens, D model width, L layers, T width of the time encoding.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from synthjax.models.layers import (
+    Attention,
+    FeedForward,
+    gelu,
+    layer_norm,
+    linear,
+    run_layers,
+    saved,
+    stack_layers,
+    xavier_normal,
+    zeros,
+)
+from synthjax.models.param_tokens import Param2Tok
+
+TIME_BASE = 10_000.0
+
+
+def sinusoidal_time(t: Float[Array, " B"], features: int) -> Float[Array, "B T"]:
+    """cos then sin of t / 10000^(i / (T/2)), i < T/2, with t in [0, 1] unscaled as in the reference."""
+    half = features // 2
+    basis = TIME_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t[:, None] * basis
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class FieldBlock(nnx.Module):
+    """DiT block (Peebles, Xie 2023) with plain initialisation and the scale g itself, not 1 + g.
+
+    (g1, b1, a1, g2, b2, a2) = Linear(GELU(c)); x += a1 Attn(g1 LN(x) + b1); x += a2 FF(g2 LN(x) + b2).
+    """
+
+    def __init__(self, dim: int, heads: int, ff_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.norm1 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.attention = Attention(dim, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs, kernel_init=xavier_normal, bias_init=zeros)
+        self.modulation = linear(dim, 6 * dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N D"], c: Float[Array, "B D"]) -> Float[Array, "B N D"]:
+        modulation = saved(self.modulation(gelu(c)))[:, None, :]
+        g1, b1, a1, g2, b2, a2 = jnp.split(modulation, 6, axis=-1)
+        x = x + a1 * self.attention(g1 * self.norm1(x) + b1)
+        return x + a2 * self.ff(g2 * self.norm2(x) + b2)
+
+
+class TransformerField(nnx.Module):
+    """Equivariant transformer vector field: no positional encoding, one conditioning row per layer.
+
+    Args:
+      width: W, columns of a parameter row.
+      conditioning_dim: D of the encoder's rows.
+      time_features: width of the sinusoidal time encoding; 1 gives the scalar t itself.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        ff_dim: int,
+        tokens: int,
+        conditioning_dim: int,
+        time_features: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.layers, self.time_features, self.dtype = layers, time_features, dtype
+        self.projection = Param2Tok(width, tokens, dim, dtype=dtype, rngs=rngs)
+        # Stands for "no sound" in classifier-free guidance: one vector for all layers.
+        self.dropout_token = nnx.Param(jax.random.normal(rngs.params(), (conditioning_dim,)), axes=("embed",))
+        self.conditioning = FeedForward(conditioning_dim + time_features, dim, dim, dtype=dtype, rngs=rngs)
+        self.blocks = stack_layers(lambda rngs: FieldBlock(dim, heads, ff_dim, dtype=dtype, rngs=rngs), layers, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B W"],
+        t: Float[Array, " B"],
+        z: Float[Array, "B L D"] | Float[Array, "B D"],
+        dropped: Bool[Array, " B"] | None = None,
+    ) -> Float[Array, "B W"]:
+        """Velocity at (x, t); examples marked in ``dropped`` are unconditional, whatever their z."""
+        if z.ndim == 2:  # One row for every layer.
+            z = jnp.broadcast_to(z[:, None], (z.shape[0], self.layers, z.shape[1]))
+        if dropped is not None:
+            z = jnp.where(dropped[:, None, None], self.dropout_token[...].astype(z.dtype), z)
+        time = sinusoidal_time(t, self.time_features) if self.time_features > 1 else t[:, None]
+        time = jnp.broadcast_to(time[:, None].astype(z.dtype), (*z.shape[:2], self.time_features))
+        conditioning = self.conditioning(jnp.concatenate([z, time], axis=-1))
+        tokens = run_layers(self.blocks, self.projection.to_tokens(x), jnp.moveaxis(conditioning, 1, 0))
+        return self.projection.to_row(tokens)
+
+    def penalty(self) -> Float[Array, ""]:
+        """The projection's unweighted L1 penalty."""
+        return self.projection.penalty()

@@ -1,0 +1,95 @@
+"""Meshes, and one rule table from the names of parameter axes to mesh axes.
+
+The mesh has two axes: ``data`` splits the batch, ``model`` splits heads and feed-forward widths (tensor
+parallelism). With FSDP, parameters and optimizer state are also split over ``data``.
+"""
+
+from __future__ import annotations
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data_pipeline.cli import UserError
+
+DATA, MODEL = "data", "model"
+
+TENSOR_RULES = {"heads": MODEL, "mlp": MODEL}
+FSDP_RULES = TENSOR_RULES | {"embed": DATA}
+
+
+def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh of a config's ``mesh`` section over all devices; ``data=-1`` takes what ``model`` leaves.
+
+    Raises:
+      UserError: if the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    model = config.model
+    data = devices // model if config.data == -1 and model > 0 else config.data
+    if data < 1 or model < 1 or data * model != devices:
+        raise UserError(
+            f"mesh.data={config.data} x mesh.model={model} does not divide the {devices} devices here: "
+            "their product must be the number of devices (mesh.data=-1 fits itself)"
+        )
+    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the batch divides over the data axis."""
+    if batch_size % mesh.shape[DATA]:
+        raise UserError(f"data.batch_size={batch_size} is not a multiple of mesh.data={mesh.shape[DATA]}")
+
+
+def partition_spec(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: dict[str, str]
+) -> PartitionSpec:
+    """Where a parameter lives; an axis that its mesh axis does not divide stays whole.
+
+    Stacked layers lead with an L axis that ``axes`` does not name; it is never split.
+    """
+    names = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    spec: list[str | None] = []
+    for name, size in zip(names, shape, strict=True):
+        mesh_axis = rules.get(name) if name else None
+        fits = mesh_axis is not None and mesh_axis not in spec and size % mesh.shape[mesh_axis] == 0
+        spec.append(mesh_axis if fits else None)
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(state: nnx.State, mesh: Mesh, *, fsdp: bool) -> dict:
+    """NamedShardings of a model's parameters, as a pure tree like ``nnx.to_pure_dict(state)``."""
+    rules = FSDP_RULES if fsdp else TENSOR_RULES
+
+    def sharding(variable: nnx.Variable) -> NamedSharding:
+        axes = variable.get_metadata().get("axes", ())
+        return NamedSharding(mesh, partition_spec(axes, variable.shape, mesh, rules))
+
+    is_variable = lambda node: isinstance(node, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(sharding, state, is_leaf=is_variable))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def rows_of_this_process(sharding: NamedSharding, rows: int) -> range:
+    """The rows of a (rows, ...) array that this process's devices hold: what it has to read.
+
+    With a model axis across processes several hold the same rows; they are contiguous by the mesh's order.
+    """
+    spans = [index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()]
+    return range(min(start for start, _ in spans), max(stop for _, stop in spans))
+
+
+def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """A host batch (this process's rows) as global arrays on the devices."""
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

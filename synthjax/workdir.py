@@ -1,0 +1,124 @@
+"""The folder of a run: what is in it, how it is read as data, and when a run may go on in it.
+
+config.json      the full config          spec.json       the parameter spec
+stats.npz        training statistics      dataset.json    which data the run is trained on
+metrics.jsonl    one line a logged step   checkpoints/    tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from data_pipeline.atomic import atomic_path
+from data_pipeline.cli import UserError
+from data_pipeline.param_spec import ParamSpec, load_spec, spec_text
+from data_pipeline.stats import STATS_FILE, MelStats, load_stats
+
+# Keys of the config that decide the arrays of the state or the order of the data. A run cannot change them; all
+# else (where the data lie, how long to train, learning rate, logging, mesh, precision) it may.
+FIXED_KEYS = (
+    "seed",
+    "data.spec",
+    "data.batch_size",
+    "model",
+    "flow.coupling",
+    "optim.name",
+)
+
+
+class Workdir:
+    """Paths and files of one run. The constructor touches nothing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.spec = self.path / "spec.json"
+        self.stats = self.path / STATS_FILE
+        self.dataset = self.path / "dataset.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    def prepare(self, config: ml_collections.ConfigDict, dataset: dict[str, Any], *, write: bool = True) -> None:
+        """Starts a run here, or continues one whose config and data fit.
+
+        Args:
+          dataset: what identifies the training data, as JSON values.
+          write: False on all processes but one.
+
+        Raises:
+          UserError: naming every key that differs, if the run here is another one.
+        """
+        if self.config.exists():
+            self._refuse_another_run(config, dataset)
+        if not write:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.spec, spec_text(config.data.spec))
+            with atomic_path(self.stats) as stats:
+                shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
+            _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
+            _write(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"workdir {self.path} cannot be written: {error}") from error
+
+    def _refuse_another_run(self, config: ml_collections.ConfigDict, dataset: dict[str, Any]) -> None:
+        before, now = _flatten(_read_json(self.config)), _flatten(json.loads(json.dumps(config.to_dict())))
+        fixed = [
+            key
+            for key in sorted(before.keys() | now.keys())
+            if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED_KEYS)
+        ]
+        changes = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in fixed if before.get(key) != now.get(key)]
+        trained_on = _read_json(self.dataset)
+        changes += [
+            f"training data's {key} {trained_on.get(key)!r} -> {value!r}"
+            for key, value in dataset.items()
+            if trained_on.get(key) != value
+        ]
+        if changes:
+            raise UserError(f"workdir {self.path} holds another run: {'; '.join(changes)}: choose another --workdir")
+
+    def read_config(self) -> ml_collections.ConfigDict:
+        """The run's config, read as data. Raises UserError where there is none."""
+        if not self.config.is_file():
+            raise UserError(f"no config.json under {self.path}: give the --workdir of a training run")
+        return ml_collections.ConfigDict(_read_json(self.config))
+
+    def read_spec(self) -> ParamSpec:
+        """The run's parameter spec."""
+        return load_spec(str(self.spec))
+
+    def read_stats(self) -> MelStats:
+        """The statistics that the run's spectrograms are standardised with."""
+        return load_stats(self.stats)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return data
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

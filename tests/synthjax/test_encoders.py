@@ -1,0 +1,177 @@
+"""Encoders: patch grids, padding, the formulas of the spectrogram transformer, and the CNN's interface."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_pipeline.cli import UserError
+from synthjax.models import build_model
+from synthjax.models.encoders import ResidualCNN, SpectrogramTransformer, padding_to_patches
+from tests.synthjax import numpy_networks as reference
+from tests.synthjax.numpy_networks import call, filled
+
+MEL_SHAPE = (2, 128, 401)
+SMALL = (2, 12, 17)
+
+
+def transformer(shape: tuple[int, int, int], **changes: Any) -> SpectrogramTransformer:
+    sizes = {"dim": 8, "layers": 2, "heads": 2, "queries": 3, "patch": 8, "stride": 5, "dtype": jnp.float32} | changes
+    return filled(lambda: SpectrogramTransformer(shape, **sizes, rngs=nnx.Rngs(0)))
+
+
+def mel(shape: tuple[int, int, int], batch: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride"), [(128, 16, 10), (401, 16, 10), (16, 16, 10), (12, 8, 5), (9, 3, 3)]
+)
+def test_padding_is_the_least_that_makes_patches_whole(size: int, patch: int, stride: int) -> None:
+    padding = padding_to_patches(size, patch, stride)
+    ends = [start + patch for start in range(0, size + stride, stride)]
+    assert size + padding == min(end for end in ends if end >= size)
+
+
+@pytest.mark.parametrize(("swapped", "grid"), [(False, 13 * 40), (True, 12 * 40)])
+def test_positions_cover_queries_and_the_patch_grid(swapped: bool, grid: int) -> None:
+    sizes = {"dim": 16, "layers": 1, "heads": 2, "queries": 8, "swapped_padding": swapped, "dtype": jnp.float32}
+    encoder = nnx.eval_shape(lambda: SpectrogramTransformer(MEL_SHAPE, **sizes, rngs=nnx.Rngs(0)))
+    assert encoder.positions.shape == (8 + grid, 16)
+    out = jax.eval_shape(encoder, jax.ShapeDtypeStruct((3, *MEL_SHAPE), jnp.float32))
+    assert out.shape == (3, 8, 16)
+
+
+# Patches 8, stride 5: mel 12 needs 1 zero (2 patches), time 17 needs 1 zero too (3 patches).
+@pytest.mark.parametrize(
+    ("shape", "swapped", "grid"),
+    [
+        ((2, 12, 17), False, (2, 3)),
+        ((1, 12, 20), False, (2, 4)),  # Mel needs 1 zero, time 3.
+        ((1, 12, 20), True, (2, 3)),  # Mel gets 3, time 1: its last patch no longer fits.
+    ],
+)
+def test_transformer_equals_the_formulas(shape: tuple[int, int, int], swapped: bool, grid: tuple[int, int]) -> None:
+    encoder = transformer(shape, swapped_padding=swapped)
+    expected = reference.spectrogram_transformer(
+        reference.parameters(encoder), mel(shape), queries=3, patch=8, stride=5, grid=grid
+    )
+    np.testing.assert_allclose(call(encoder, mel(shape)), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_zeros_follow_the_data() -> None:
+    short, whole = transformer((2, 11, 21)), transformer((2, 13, 23))
+    assert short.positions.shape == whole.positions.shape
+    padded = np.pad(mel((2, 11, 21)), ((0, 0), (0, 0), (0, 2), (0, 2)))
+    np.testing.assert_allclose(call(short, mel((2, 11, 21))), call(whole, padded), rtol=1e-5, atol=1e-5)
+
+
+def test_examples_of_a_batch_do_not_mix() -> None:
+    encoder = transformer(SMALL)
+    both = call(encoder, mel(SMALL))
+    for i in range(2):
+        np.testing.assert_allclose(call(encoder, mel(SMALL)[i : i + 1])[0], both[i], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def fresh() -> SpectrogramTransformer:
+    """An encoder as training starts from it: width 64, 4 heads, 32 queries, 520 patches."""
+    sizes = {"dim": 64, "layers": 1, "heads": 4, "queries": 32, "dtype": jnp.float32}
+    return nnx.jit(lambda: SpectrogramTransformer(MEL_SHAPE, **sizes, rngs=nnx.Rngs(0)))()
+
+
+@pytest.mark.parametrize(("name", "deviation"), [("positions", 0.02), ("query_tokens", 1e-6)])
+def test_tokens_start_normal(fresh: SpectrogramTransformer, name: str, deviation: float) -> None:
+    values = np.asarray(getattr(fresh, name)[...])
+    assert values.std() == pytest.approx(deviation, rel=0.06)
+    assert abs(values.mean()) < 4 * deviation / math.sqrt(values.size)
+    assert np.abs(values).max() > 3 * deviation
+
+
+@pytest.mark.parametrize(
+    ("path", "fan_in"),
+    [("patches", 2 * 16 * 16), ("out", 64), ("blocks.ff.up", 64), ("blocks.ff.down", 64)],
+)
+def test_linear_and_convolution_start_uniform(fresh: SpectrogramTransformer, path: str, fan_in: int) -> None:
+    layer = fresh
+    for name in path.split("."):
+        layer = getattr(layer, name)
+    for values in (np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])):
+        bound = 1 / math.sqrt(fan_in)
+        assert np.abs(values).max() <= bound
+        assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.25 if values.size <= 64 else 0.03)
+
+
+def test_base_encoder_has_the_published_size() -> None:
+    sizes = {"dim": 512, "layers": 8, "heads": 8, "queries": 8, "dtype": jnp.float32}
+    encoder = nnx.eval_shape(lambda: SpectrogramTransformer(MEL_SHAPE, **sizes, rngs=nnx.Rngs(0)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(encoder)))
+    assert round(count / 1e6, 1) == 13.4
+
+
+def cnn(shape: tuple[int, int, int], dtype: jnp.dtype = jnp.float32) -> ResidualCNN:
+    sizes = {"dim": 8, "channels": 4, "stages": 3, "blocks": 2, "queries": 3, "dtype": dtype}
+    return filled(lambda: ResidualCNN(shape, **sizes, rngs=nnx.Rngs(0)), scale=0.2)
+
+
+@pytest.mark.parametrize("shape", [SMALL, (2, 16, 24), (1, 9, 5)])
+def test_cnn_gives_one_row_per_layer(shape: tuple[int, int, int]) -> None:
+    out = jax.eval_shape(cnn(shape), jax.ShapeDtypeStruct((4, *shape), jnp.float32))
+    assert out.shape == (4, 3, 8)
+
+
+def test_cnn_gradients_are_finite_and_reach_every_parameter() -> None:
+    graph, state = nnx.split(cnn(SMALL))
+    loss = lambda state, x: jnp.sin(nnx.merge(graph, state)(x)).sum()  # noqa: E731
+    gradients, by_mel = jax.jit(jax.grad(loss, argnums=(0, 1)))(state, mel(SMALL))
+    for path, leaf in jax.tree_util.tree_leaves_with_path((nnx.to_pure_dict(gradients), by_mel)):
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize("make", [transformer, cnn])
+def test_encoders_compute_in_the_dtype_asked_for(make: Any) -> None:
+    out = jax.eval_shape(make(SMALL, dtype=jnp.bfloat16), jax.ShapeDtypeStruct((1, *SMALL), jnp.float32))
+    assert out.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["ast", "cnn"])
+def test_model_takes_the_encoder_of_the_config_with_one_row_per_field_layer(
+    tiny_config: ml_collections.ConfigDict, kind: str
+) -> None:
+    tiny_config.model.encoder.kind = kind
+    tiny_config.model.field.layers = 5
+    model = nnx.eval_shape(
+        lambda: build_model(tiny_config.model, width=11, spectrogram_shape=MEL_SHAPE, dtype="float32", rngs=nnx.Rngs(0))
+    )
+    assert isinstance(model.encoder, {"ast": SpectrogramTransformer, "cnn": ResidualCNN}[kind])
+    z = jax.eval_shape(model.encode, jax.ShapeDtypeStruct((2, *MEL_SHAPE), jnp.float32))
+    assert z.shape == (2, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("encoder.kind", "rnn", "'rnn': use ast or cnn"),
+        ("encoder.heads", 3, r"model\.encoder\.dim=16 .* model\.encoder\.heads=3"),
+        ("field.heads", 5, r"model\.field\.dim=16 .* model\.field\.heads=5"),
+        ("field.time_features", 7, r"time_features"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_by_name(
+    tiny_config: ml_collections.ConfigDict, key: str, value: object, said: str
+) -> None:
+    tiny_config.model.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=said):
+        nnx.eval_shape(
+            lambda: build_model(
+                tiny_config.model, width=5, spectrogram_shape=MEL_SHAPE, dtype="float32", rngs=nnx.Rngs(0)
+            )
+        )
