@@ -151,7 +151,8 @@ class _Tracer:
             raise UserError(f"{file.filename}: {name} is itself virtual: run splits on the shards that it maps")
         if dataset.external and not self._allow_external:
             raise UserError(
-                f"{file.filename}: {name} keeps its data in another file: refused without --allow_external (in training: --config.data.allow_external=True)"
+                f"{file.filename}: {name} keeps its data in another file: refused without --allow_external "
+                "(in training: --config.data.allow_external=True)"
             )
         return dataset
 

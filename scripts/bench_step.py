@@ -18,20 +18,19 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipeline import cli
 from data_pipeline.param_spec import load_spec
 from data_pipeline.shards import MEL_SPEC, ROW_SHAPES
 from data_pipeline.stats import MelStats
-from synthjax import sharding
+from synthjax import config_flag, sharding
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 
 
 def main(argv: list[str]) -> None:
     """The command."""
     f = flags.FLAGS
-    figures = measure(f.config, f.steps)
+    figures = measure(config_flag.read(), f.steps)
     for name, value in figures.items():
         print(f"{name:<22} {value:.4g}" if isinstance(value, float) else f"{name:<22} {value}")
     if f.json:
@@ -87,8 +86,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The experiment, configs/NAME.py[:VARIANT,...].", lock_config=True)
+    config_flag.define()
     flags.DEFINE_integer("steps", 5, "Measured steps.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the figures.")
-    flags.mark_flag_as_required("config")
     cli.run(main)

@@ -7,6 +7,8 @@ A checkpoint holds three trees, so that evaluation reads only the weights it use
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,8 @@ Weights = Literal["params", "ema"]
 # Validation metric that ranks checkpoints; lower is better.
 BEST_BY = "val/loss"
 
-logger = logging.getLogger(__name__)
+# Orbax logs a page of tracebacks for a failure that it also raises, and that we tell in a line.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL)
 
 
 class CheckpointError(Exception):
@@ -44,10 +47,11 @@ class Checkpoints:
         self._directory = Path(directory).absolute()
         if read_only and not self._directory.is_dir():
             raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
-        self._keep, self._read_only = keep, read_only
-        self._open()
+        self._keep = keep
+        self._writing: int | None = None  # The step whose write is under way.
+        self._open(cleanup=not read_only)
 
-    def _open(self) -> None:
+    def _open(self, *, cleanup: bool = False) -> None:
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics[BEST_BY], n=1, keep_checkpoints_without_metrics=False
@@ -55,7 +59,7 @@ class Checkpoints:
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
-            cleanup_tmp_directories=not self._read_only,
+            cleanup_tmp_directories=cleanup,
         )
 
     def __enter__(self) -> Checkpoints:
@@ -104,27 +108,39 @@ class Checkpoints:
         raise UserError(f"no checkpoint {name!r} in {self._directory}: use best, latest or one of {self.steps}")
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts writing ``state`` in the background, once the write before it is done.
+        """Starts writing ``state`` in the background, once the write before it has ended.
 
         Raises:
-          CheckpointError: if this or the write before it failed (a full disk); later calls start afresh.
+          CheckpointError: if the write before it failed (a full disk); this one is under way nevertheless.
         """
-        self._guarded(
-            lambda: self._checkpointer.save_checkpointables_async(step, _trees(state), force=True, metrics=metrics)
-        )
+        try:
+            self.wait()
+        finally:
+            self._writing = step
+            self._guarded(
+                lambda: self._checkpointer.save_checkpointables_async(step, _trees(state), force=True, metrics=metrics)
+            )
 
     def wait(self) -> None:
-        """Returns when everything is on disk. Raises CheckpointError as ``save`` does."""
-        self._guarded(self._checkpointer.wait)
+        """Returns when everything is on disk.
 
-    def _guarded(self, write: Any) -> None:
+        Raises:
+          CheckpointError: if the write under way failed.
+        """
+        if self._writing is not None:
+            self._guarded(self._checkpointer.wait)
+            self._writing = None
+
+    def _guarded(self, write: Callable[[], object]) -> None:
         try:
             write()
         except Exception as error:  # Orbax wraps what the file system says in errors of several kinds.
+            step, self._writing = self._writing, None
             # A failed background write leaves the checkpointer unusable.
-            self._checkpointer.close()
+            with suppress(Exception):
+                self._checkpointer.close()
             self._open()
-            raise CheckpointError(f"checkpoint not written: {error}") from error
+            raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
         """The whole state of ``step``, placed as ``abstract`` says, whatever mesh wrote it."""

@@ -13,7 +13,7 @@ class TrainingDisplay:
     """Step, loss, samples/s and time left on stderr; silent where ``enabled`` is False (all hosts but one)."""
 
     def __init__(self, start: int, steps: int, *, enabled: bool) -> None:
-        self._console = Console(file=sys.stderr, quiet=not enabled, highlight=False, soft_wrap=True)
+        self._console = Console(file=sys.stderr, quiet=not enabled, highlight=False, markup=False, soft_wrap=True)
         self._steps = steps
         self._progress = Progress(
             TextColumn("training"),

@@ -29,57 +29,68 @@ class Logbook:
 
     def __init__(self, writers: Writers | None, display: TrainingDisplay, batch_size: int) -> None:
         self._writers, self._display, self._batch_size = writers, display, batch_size
-        self._pending: tuple[int, Metrics] | None = None
-        self.restart_clock()
+        self._pending: tuple[int, Metrics] | None = None  # On the device.
+        self._record: tuple[int, dict[str, float]] | None = None  # Here, not written yet.
+        self.restart_clock(0)
 
-    def restart_clock(self) -> None:
-        """Starts a new interval of the timings: after compilation, validation and checkpoints."""
-        self._started, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    def restart_clock(self, step: int) -> None:
+        """Starts a new interval of the timings at ``step``: after compilation, validation and checkpoints."""
+        self._started, self._first_step, self._waited = time.perf_counter(), step, 0.0
 
     def stepped(self, step: int, waited: float) -> None:
-        """Counts a dispatched step that waited so many seconds for data; sends what was pending."""
-        self._steps += 1
-        self._waited += waited
+        """Takes note of a dispatched step that waited so many seconds for data; sends what was pending."""
         self.flush()
+        self._waited += waited
         self._display.step(step)
 
     def note(self, step: int, metrics: Metrics) -> None:
         """Takes the figures of a logged step, still on their way from the device."""
         self._pending = step, metrics
 
-    def flush(self, validation: dict[str, float] | None = None, step: int | None = None) -> None:
-        """Writes what is pending, with the validation figures of the same step where given.
+    def fetch(self) -> None:
+        """Waits for the figures that are pending.
 
         Raises:
-          NonFinite: if a step up to the pending one was.
+          NonFinite: if a step up to theirs was.
         """
-        record: dict[str, float] = {}
-        if self._pending is not None:
-            step, metrics = self._pending
-            self._pending = None
-            record = self._fetch(step, metrics)
-        record |= validation or {}
-        if record and step is not None and self._writers:
-            self._writers.scalars(step, record)
-
-    def _fetch(self, step: int, metrics: Metrics) -> dict[str, float]:
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
         fetched = jax.device_get(metrics)
         values = {name: fetched[name].item() for name in sorted(fetched, key=lambda name: ("/" in name, name))}
         bad_step = int(values.pop("bad_step"))
         if bad_step != NO_BAD_STEP:
             raise NonFinite(bad_step)
-        if self._steps:
-            self._timings(step, values["loss"])
-        return values
+        self._timings(step, values["loss"])
+        self._record = step, values
+
+    def flush(self, validation: tuple[int, dict[str, float]] | None = None) -> None:
+        """Writes what is pending, as one record with the validation figures of the same step where given.
+
+        Raises:
+          NonFinite: as ``fetch`` does.
+        """
+        self.fetch()
+        records = dict(filter(None, [self._record]))
+        self._record = None
+        if validation is not None:
+            step, figures = validation
+            records[step] = records.get(step, {}) | figures
+        for step, figures in records.items():
+            if self._writers:
+                self._writers.scalars(step, figures)
 
     def _timings(self, step: int, loss: float) -> None:
-        seconds = (time.perf_counter() - self._started) / self._steps
+        """Measured when the figures of ``step`` have arrived: the device has then done it."""
+        steps = step - self._first_step
+        seconds = (time.perf_counter() - self._started) / steps
         rate = self._batch_size / seconds
-        timings = {"samples_per_second": rate, "step_seconds": seconds, "data_wait_seconds": self._waited / self._steps}
+        timings = {"samples_per_second": rate, "step_seconds": seconds, "data_wait_seconds": self._waited / steps}
         if self._writers:
             self._writers.timings(step, timings)
         self._display.logged(step, loss, rate)
-        self.restart_clock()
+        self.restart_clock(step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Writes a picture."""

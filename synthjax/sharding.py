@@ -86,7 +86,8 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> range:
 
     With a model axis across processes several hold the same rows; they are contiguous by the mesh's order.
     """
-    spans = [index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()]
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = [index[0].indices(rows)[:2] for index in indices if index is not None]
     return range(min(start for start, _ in spans), max(stop for _, stop in spans))
 
 

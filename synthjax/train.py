@@ -19,13 +19,12 @@ import ml_collections
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
 from data_pipeline import cli
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import ShardReader
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
-from synthjax import distributed, plots, sharding
+from synthjax import config_flag, distributed, plots, sharding
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, open_split, prefetch
@@ -58,7 +57,7 @@ def main(argv: list[str]) -> int:
     """The command."""
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: config values are set as --config.KEY=VALUE")
-    config = flags.FLAGS.config
+    config = config_flag.read()
     workdir = Workdir(flags.FLAGS.workdir)
     distributed.initialise()
     return train(config, workdir)
@@ -70,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         config.data.root, "train", load_spec(config.data.spec), allow_external=config.data.allow_external
     )
     run = set_up(config, reader)
-    workdir.prepare(config, _identity(reader, run.spec), write=distributed.is_main())
+    workdir.prepare(config, _identity(reader, run.spec, run.stats), write=distributed.is_main())
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, start = _restore_or_init(run, checkpoints)
@@ -132,11 +131,19 @@ def _check_intervals(config: ml_collections.ConfigDict) -> None:
             raise cli.UserError(f"{key}={config[section][name]} must be at least {least}")
 
 
-def _identity(reader: ShardReader, spec: ParamSpec) -> dict[str, Any]:
+def _identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:
     """What a workdir remembers of its training data: a moved data set is the same, another one is not."""
     rows = reader.read_rows("param_array", np.arange(min(FINGERPRINT_ROWS, len(reader))))
-    digest = hashlib.sha256(np.ascontiguousarray(rows, np.float32).tobytes()).hexdigest()
-    return {"rows": len(reader), "spec_hash": spec.content_hash, "first_rows_sha256": digest}
+    return {
+        "rows": len(reader),
+        "spec_hash": spec.content_hash,
+        "first_rows_sha256": _digest(rows),
+        "statistics_sha256": _digest(np.stack(stats)),
+    }
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).hexdigest()
 
 
 def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -199,30 +206,32 @@ class Loop:
         waited = time.perf_counter() - asked
         batch = sharding.place(host_batch, sharding.batch_sharding(self._run.mesh))
         if self._compiled is None:
-            self._compile(state, batch)
+            self._compiled = self._compile(state, batch)
+            self._logbook.restart_clock(step)
         state, metrics = self._compiled(state, batch, self._run.stats)
         self._logbook.stepped(step + 1, waited)
         if _due(step + 1, self._run.config.train.log_every):
             self._logbook.note(step + 1, metrics)
         return state
 
-    def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+    def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.stages.Compiled:
         started = time.perf_counter()
         jitted = jit_train_step(self._run.trainer, self._run.mesh, self._run.shardings)
-        self._compiled = jitted.lower(state, batch, self._run.stats).compile()
+        compiled = jitted.lower(state, batch, self._run.stats).compile()
         self._display.say(f"compiled the step in {time.perf_counter() - started:.1f} s")
-        self._logbook.restart_clock()
+        return compiled
 
     def _validate(self, state: TrainState, step: int) -> float | None:
         """Logs validation figures and pictures of the averaged weights; returns the loss."""
         if self._run.validator is None:
             return None
+        self._logbook.fetch()  # Else the time that validation takes would count as the step's.
         result = self._run.validator(state.ema, self._run.stats)
-        self._logbook.flush(result.scalars, step)
+        self._logbook.flush((step, result.scalars))
         assignment = np.asarray(state.ema["field"]["projection"]["assignment"])
         self._logbook.image(step, "assignment", plots.assignment_matrix(assignment, self._run.spec.column_names))
         self._logbook.image(step, "parameter_mse", plots.parameter_bars(result.parameter_errors))
-        self._logbook.restart_clock()
+        self._logbook.restart_clock(step)
         return result.scalars[BEST_BY]
 
     def _save(self, state: TrainState, step: int, validation: float | None, *, last: bool) -> None:
@@ -232,15 +241,16 @@ class Loop:
             raise NonFinite(int(state.bad_step))
         try:
             self._checkpoints.save(step, state, None if validation is None else {BEST_BY: validation})
-            if last:
-                self._checkpoints.wait()
         except CheckpointError as error:
-            if last:
-                cli.fail(f"step {step}: {error}; the last good checkpoint is {self._checkpoints.latest}", 1)
-            self._display.say(f"warning: step {step}: {error}; training goes on")
-        else:
-            self._best_loss = min(self._best_loss, float("inf") if validation is None else validation)
-        self._logbook.restart_clock()
+            self._display.say(f"warning: {error}; training goes on")
+        if validation is not None:
+            self._best_loss = min(self._best_loss, validation)
+        if last:
+            try:
+                self._checkpoints.wait()
+            except CheckpointError as error:
+                cli.fail(f"{error}; the last good checkpoint is {self._checkpoints.latest}", 1)
+        self._logbook.restart_clock(step)
 
     def _stopped(self, state: TrainState, step: int) -> int:
         if step not in self._checkpoints.steps:
@@ -264,7 +274,7 @@ def _due(step: int, every: int) -> bool:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "The experiment, configs/NAME.py[:VARIANT,...].", lock_config=True)
+    config_flag.define()
     flags.DEFINE_string("workdir", None, "Folder of the run: config, logs, checkpoints. Made if missing.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("workdir")
     cli.run(main)

@@ -18,7 +18,7 @@ import ml_collections
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from data_pipeline.stats import MelStats, standardise
 from synthjax import flow, sharding
@@ -33,10 +33,14 @@ NO_BAD_STEP = -1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that training changes. ``step`` counts the updates done; ``bad_step`` is the first non-finite one."""
+    """All that training changes, or the shapes or placements of it.
 
-    step: Int[Array, ""]
-    bad_step: Int[Array, ""]
+    ``step`` () int32 counts the updates done, ``bad_step`` () int32 is the first non-finite one or ``NO_BAD_STEP``;
+    ``params`` and ``ema`` are pure trees of the model's parameters.
+    """
+
+    step: Any
+    bad_step: Any
     params: Any
     ema: Any
     opt_state: Any
@@ -128,7 +132,8 @@ class Trainer:
     def _update(self, state: TrainState, grads: Any, good: Array) -> TrainState:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = self.config.optim.ema_decay
+        # A short memory at first: the average of a young run would else be its initial weights.
+        decay = jnp.minimum(self.config.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
         updated = replace(state, params=params, ema=ema, opt_state=opt_state)
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)

@@ -76,9 +76,10 @@ class Validator:
             if i * len(batch["valid"]) < self._sampled_rows:
                 sampled.append(np.asarray(self._sampler(params, batch["mel_spec"], batch["x0"], stats)))
                 true.append(_gather(batch["x1"]))
-        pair = [from_model_scale(np.concatenate(rows)[: self._sampled_rows]) for rows in (sampled, true)]
-        errors = {f"val/{name}": float(row.mean()) for name, row in row_metrics(*pair, self._spec).items()}
-        return Result({BEST_BY: total / self._batches.rows} | errors, per_parameter_mse(*pair, self._spec))
+        predicted, targets = (from_model_scale(np.concatenate(rows)[: self._sampled_rows]) for rows in (sampled, true))
+        errors = row_metrics(predicted, targets, self._spec)
+        scalars = {BEST_BY: total / self._batches.rows} | {f"val/{k}": float(v.mean()) for k, v in errors.items()}
+        return Result(scalars, per_parameter_mse(predicted, targets, self._spec))
 
 
 def _gather(rows: jax.Array) -> np.ndarray:

@@ -54,16 +54,19 @@ class Workdir:
         Raises:
           UserError: naming every key that differs, if the run here is another one.
         """
-        if self.config.exists():
+        started = self.config.exists()
+        if started:
             self._refuse_another_run(config, dataset)
         if not write:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.spec, spec_text(config.data.spec))
-            with atomic_path(self.stats) as stats:
-                shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
-            _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
+            if not started:
+                _write(self.spec, spec_text(config.data.spec))
+                with atomic_path(self.stats) as stats:
+                    shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
+                _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
+            # Written last: a folder with a config is a run.
             _write(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
         except OSError as error:
             raise UserError(f"workdir {self.path} cannot be written: {error}") from error
@@ -108,7 +111,7 @@ def _write(path: Path, text: str) -> None:
 def _read_json(path: Path) -> Any:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a JSON object")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ class JsonLines:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def _step_of(line: str) -> float:
@@ -89,26 +90,36 @@ class TensorBoard:
     """tensorboardX event files; figures after ``start`` of an earlier session are hidden."""
 
     def __init__(self, path: Path, start: int, config_text: str) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(str(path), purge_step=start + 1)
-        self._writer.add_text("config", f"```json\n{config_text}\n```", start)
+        path.mkdir(parents=True, exist_ok=True)
+        self._summary, self._event = summary, Event
+        # Not SummaryWriter: its flush does not wait for the queue to its writing thread.
+        self._events = EventsWriter(str(path / "events"), filename_suffix=f".{start}")
+        session = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=session))
+        self._write(start, summary.text("config", f"```json\n{config_text}\n```"))
+
+    def _write(self, step: int, summary: Any) -> None:
+        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def scalars(self, step: int, values: Scalars) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._write(step, self._summary.scalar(name, value))
 
     def timings(self, step: int, values: Scalars) -> None:
         self.scalars(step, values)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._write(step, self._summary.image(name, pixels, dataformats="HWC"))
 
     def flush(self) -> None:
-        self._writer.flush()
+        self._events.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._events.close()
 
 
 class WeightsAndBiases:

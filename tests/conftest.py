@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from data_pipeline.shards import ShardReader
+from data_pipeline.splits import write_splits
+from data_pipeline.stats import STATS_FILE, compute_stats, save_stats
+from tests.helpers import REPOSITORY, make_rows, write
+
+# Most time of these tests goes into compiling small programs, the same ones in many processes: keep them between
+# processes, and do not optimise code that runs for milliseconds. What a test says about compilation counts traces,
+# which neither changes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +27,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of noise: 24 training rows, 6 for validation, 10 for testing, with statistics."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "shards").mkdir()
+    for number, rows in enumerate((14, 10, 6, 10)):
+        write(folder / "shards" / f"shard-{number}.h5", make_rows(number, rows))
+    root = folder / "splits"
+    write_splits(folder / "shards", root, {"train": [0, 1], "val": [2], "test": [3]})
+    save_stats(root / STATS_FILE, compute_stats(ShardReader(root / "train.h5")))
+    return root

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, M mels, F frames, N tokens, L conditioning rows (on
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -134,6 +136,10 @@ def _conv(in_channels: int, out_channels: int, size: int, stride: int, *, dtype:
     )
 
 
+def _make_block(channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResidualConvBlock:
+    return ResidualConvBlock(channels, dtype=dtype, rngs=rngs)
+
+
 class ResidualCNN(nnx.Module):
     """Residual 2-D CNN: each stage halves both axes, doubles the channels and runs ``blocks`` residual blocks.
 
@@ -154,13 +160,12 @@ class ResidualCNN(nnx.Module):
     ) -> None:
         inputs, rows, _ = spectrogram_shape
         self.queries, self.dim = queries, dim
-        self.downs, self.stages = nnx.List(), nnx.List()
+        self.downs: nnx.List[nnx.Conv] = nnx.List()
+        self.stages: nnx.List[ResidualConvBlock] = nnx.List()
         for stage in range(stages):
             outputs = channels * 2**stage
             self.downs.append(_conv(inputs, outputs, 3, 2, dtype=dtype, rngs=rngs))
-            self.stages.append(
-                stack_layers(lambda rngs, width=outputs: ResidualConvBlock(width, dtype=dtype, rngs=rngs), blocks, rngs)
-            )
+            self.stages.append(stack_layers(partial(_make_block, outputs, dtype), blocks, rngs))
             inputs, rows = outputs, -(-rows // 2)
         self.norm = layer_norm(inputs, dtype=dtype, rngs=rngs)
         self.out = linear(rows * inputs, queries * dim, ("mlp", "embed"), dtype=dtype, rngs=rngs)

@@ -97,6 +97,8 @@ def build_model(
             raise UserError(f"model.{name}.dim={part.dim} is not a multiple of model.{name}.heads={part.heads}")
     dtype = jnp.dtype(dtype)
     field = config.field
+    if field.time_features < 1 or (field.time_features > 1 and field.time_features % 2):
+        raise UserError(f"model.field.time_features={field.time_features} must be 1 or even: cos and sin of each angle")
     encoder = _build_encoder(config.encoder, spectrogram_shape, field.layers, dtype, rngs)
     return FlowModel(
         encoder,

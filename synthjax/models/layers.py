@@ -28,7 +28,7 @@ SAVED = "saved_for_backward"
 Axes = tuple[str | None, ...]
 Module = TypeVar("Module", bound=nnx.Module)
 
-xavier_normal = nnx.initializers.xavier_normal()
+xavier_normal = nnx.initializers.variance_scaling(1.0, "fan_avg", "normal")  # PyTorch's is not truncated
 zeros = nnx.initializers.zeros_init()
 
 

@@ -17,8 +17,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.splits import write_splits
 from data_pipeline.stats import MelStats, save_stats
-
-from .conftest import ROWS, Rows, assert_usage_error, make_rows, run_cli, write, write_old
+from tests.helpers import ROWS, Rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 XT = load_spec("surge_xt")
 
@@ -49,7 +48,7 @@ def edit(path: Path, change: Callable[[h5py.File], None]) -> None:
 
 def test_a_clean_data_set_passes_in_one_line(data_set: Path) -> None:
     save_stats(data_set / "stats.npz", MelStats(*np.ones((2, 2, 128, 401), np.float32)))
-    result = run_cli("check", data_set, data_set.parent / "shards")
+    result = run_cli("data_pipeline.check", data_set, data_set.parent / "shards")
     assert result.returncode == 0, result.stdout
     assert result.stdout == f"{4 * ROWS + 4 * ROWS} rows: no faults\n"
 
@@ -112,7 +111,7 @@ def test_rounded_columns_are_no_fault(shard: Path, value: float) -> None:
 
 def test_a_fault_of_a_split_names_the_shard_too(data_set: Path, shards: Path) -> None:
     edit(shards / "shard-1.h5", lambda file: file["mel_spec"].__setitem__((1, 0, 0, 0), np.nan))
-    result = run_cli("check", data_set)
+    result = run_cli("data_pipeline.check", data_set)
     assert result.returncode == 1
     assert result.stdout == f"{data_set / 'train.h5'}: row 3 (row 1 of shard-1.h5): mel_spec is not finite\n"
 
@@ -129,7 +128,7 @@ def test_many_rows_of_one_fault_are_counted(tmp_path: Path) -> None:
 
 def test_a_moved_shard_is_a_fault(data_set: Path, shards: Path) -> None:
     (shards / "shard-1.h5").rename(shards / "moved.h5")
-    result = run_cli("check", data_set)
+    result = run_cli("data_pipeline.check", data_set)
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 1
     assert "shard-1.h5 is missing" in result.stdout
@@ -149,18 +148,18 @@ def test_sources_are_found_by_the_prefix(shards: Path, tmp_path: Path) -> None:
     split = tmp_path / "far" / "away" / "train.h5"
     split.parent.mkdir(parents=True)
     shutil.move(shards / "train.h5", split)
-    assert run_cli("check", split.parent).returncode == 1
-    result = run_cli("check", split.parent, HDF5_VDS_PREFIX=str(shards))
+    assert run_cli("data_pipeline.check", split.parent).returncode == 1
+    result = run_cli("data_pipeline.check", split.parent, HDF5_VDS_PREFIX=str(shards))
     assert (result.returncode, result.stdout) == (0, f"{2 * ROWS} rows: no faults\n")
 
 
 def test_a_source_outside_needs_the_flag(shard: Path, tmp_path: Path) -> None:
     target = tmp_path / "far" / "away" / "splits"
     write_splits(shard.parent, target, {"train": [0]})
-    result = run_cli("check", target)
+    result = run_cli("data_pipeline.check", target)
     assert result.returncode == 1
     assert "refused without --allow_external" in result.stdout
-    assert run_cli("check", target, "--allow_external").returncode == 0
+    assert run_cli("data_pipeline.check", target, "--allow_external").returncode == 0
 
 
 @pytest.mark.parametrize("fault", ["truncated", "no hdf5", "incomplete", "no dataset", "shape"])
@@ -252,9 +251,9 @@ def test_a_file_cannot_name_a_spec_by_path(shard: Path, tmp_path: Path) -> None:
 
 def test_wrong_usage_is_one_line(shard: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert_usage_error(run_cli("check"), "usage")
-    assert_usage_error(run_cli("check", tmp_path / "none"), "does not exist")
-    assert_usage_error(run_cli("check", tmp_path / "empty"), "holds no shard-N.h5")
-    assert_usage_error(run_cli("check", shard, "--spec=serum"), "serum", "surge_xt")
+    assert_usage_error(run_cli("data_pipeline.check"), "usage")
+    assert_usage_error(run_cli("data_pipeline.check", tmp_path / "none"), "does not exist")
+    assert_usage_error(run_cli("data_pipeline.check", tmp_path / "empty"), "holds no shard-N.h5")
+    assert_usage_error(run_cli("data_pipeline.check", shard, "--spec=serum"), "serum", "surge_xt")
     with pytest.raises(UserError):
         check_paths([tmp_path / "none"], None)

@@ -14,8 +14,7 @@ import pytest
 
 from data_pipeline.cli import UserError
 from data_pipeline.shards import ROW_SHAPES, ShardReader, write_shard
-
-from .conftest import REPOSITORY, ROWS, all_rows, attributes, make_rows, write, write_old
+from tests.helpers import REPOSITORY, ROWS, all_rows, attributes, make_rows, write, write_old
 
 
 @pytest.fixture

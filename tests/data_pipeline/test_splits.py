@@ -12,8 +12,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.shards import ROW_SHAPES, ShardReader
 from data_pipeline.splits import _write_split, find_shards, parse_shards, write_splits
 from data_pipeline.virtual_sources import virtual_sources
-
-from .conftest import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
+from tests.helpers import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def test_command_writes_all_splits(shards: Path, tmp_path: Path, flags: str) -> 
     if flags == "hyphens":
         flags = "--train-shards 0,1 --val-shards 2 --test-shards 10"
     target = tmp_path / "set" / "splits"
-    result = run_cli("splits", shards, target, *flags.split())
+    result = run_cli("data_pipeline.splits", shards, target, *flags.split())
     assert result.returncode == 0, result.stderr
     assert f"train.h5: {2 * ROWS} rows from shards 0-1" in result.stdout
     assert "allow_external" not in result.stdout
@@ -85,11 +84,11 @@ def test_target_behind_a_symbolic_link(shards: Path, tmp_path: Path) -> None:
 
 def test_a_source_elsewhere_is_pointed_out(shards: Path, tmp_path: Path) -> None:
     target = tmp_path / "far" / "away" / "splits"
-    result = run_cli("splits", shards, target, "--train_shards=0")
+    result = run_cli("data_pipeline.splits", shards, target, "--train_shards=0")
     assert result.returncode == 0, result.stderr
     assert "needs --allow_external" in result.stdout
-    assert_usage_error(run_cli("stats", target), "refused without --allow_external")
-    assert run_cli("stats", target, "--allow_external").returncode == 0
+    assert_usage_error(run_cli("data_pipeline.stats", target), "refused without --allow_external")
+    assert run_cli("data_pipeline.stats", target, "--allow_external").returncode == 0
 
 
 def test_spec_attributes_are_copied(data_set: Path, shards: Path) -> None:
@@ -191,5 +190,5 @@ def test_nothing_is_written_unless_all_is(shards: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_wrong_usage_is_one_line(shards: Path, arguments: list[str], words: list[str]) -> None:
-    result = run_cli("splits", *(argument.format(shards=shards) for argument in arguments))
+    result = run_cli("data_pipeline.splits", *(argument.format(shards=shards) for argument in arguments))
     assert_usage_error(result, *words)

@@ -12,8 +12,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.shards import ShardReader
 from data_pipeline.splits import write_splits
 from data_pipeline.stats import MelStats, compute_stats, load_stats, save_stats, standardise
-
-from .conftest import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
+from tests.helpers import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 SHAPE = (2, 128, 401)
 
@@ -28,7 +27,7 @@ def assert_stats_of(stats: MelStats, mel: np.ndarray) -> None:
 def test_command_equals_numpy_on_everything(data_set: Path, shards: Path) -> None:
     write(shards / "shard-1.h5", make_rows(1, rows=37))  # More than one group of 32, and not a whole one.
     write_splits(shards, data_set, {"train": [0, 1, 2], "test": [10]})
-    result = run_cli("stats", data_set)
+    result = run_cli("data_pipeline.stats", data_set)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{data_set / 'stats.npz'}: mean and std of {37 + 2 * ROWS} rows\n"
     mel = np.concatenate([make_rows(0).mel_spec, make_rows(1, rows=37).mel_spec, make_rows(2).mel_spec])
@@ -36,7 +35,7 @@ def test_command_equals_numpy_on_everything(data_set: Path, shards: Path) -> Non
 
 
 def test_a_split_may_be_named(data_set: Path) -> None:
-    assert run_cli("stats", data_set / "test.h5").returncode == 0
+    assert run_cli("data_pipeline.stats", data_set / "test.h5").returncode == 0
     assert_stats_of(load_stats(data_set / "stats.npz"), make_rows(10).mel_spec)
 
 
@@ -68,19 +67,19 @@ def test_precision_survives_a_large_mean(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_stop_it_and_name_their_rows(data_set: Path, shards: Path) -> None:
     with h5py.File(shards / "shard-1.h5", "r+") as file:
         file["mel_spec"][1, 0, 5, 5] = np.nan
-    assert_usage_error(run_cli("stats", data_set), "rows 2 to 3", "not finite", "data_pipeline.check")
+    assert_usage_error(run_cli("data_pipeline.stats", data_set), "rows 2 to 3", "not finite", "data_pipeline.check")
     assert not (data_set / "stats.npz").exists()
 
 
 def test_a_moved_shard_stops_it(data_set: Path, shards: Path) -> None:
     (shards / "shard-1.h5").unlink()
-    assert_usage_error(run_cli("stats", data_set), "shard-1.h5 is missing")
+    assert_usage_error(run_cli("data_pipeline.stats", data_set), "shard-1.h5 is missing")
     assert not (data_set / "stats.npz").exists()
 
 
 def test_missing_split_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    assert_usage_error(run_cli("stats", tmp_path), "train.h5 does not exist", "data_pipeline.splits")
-    assert_usage_error(run_cli("stats"), "usage")
+    assert_usage_error(run_cli("data_pipeline.stats", tmp_path), "train.h5 does not exist", "data_pipeline.splits")
+    assert_usage_error(run_cli("data_pipeline.stats"), "usage")
 
 
 def test_missing_stats_name_the_command_that_makes_them(tmp_path: Path) -> None:

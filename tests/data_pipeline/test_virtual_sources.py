@@ -17,8 +17,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.shards import ROW_SHAPES, ShardReader
 from data_pipeline.splits import write_splits
 from data_pipeline.virtual_sources import VirtualSource, missing_sources, virtual_sources
-
-from .conftest import REPOSITORY, ROWS, all_rows, make_rows, write
+from tests.helpers import REPOSITORY, ROWS, all_rows, make_rows, write
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ Parameters come as the nested dicts that ``parameters`` returns; ``layer`` picks
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -31,9 +32,18 @@ def filled(make: Callable[[], M], seed: int = 0, scale: float = 0.4) -> M:
 
 
 def call(module: nnx.Module, *inputs: Any, method: str = "__call__") -> Any:
-    """``module.method(*inputs)``, compiled as a whole: op by op takes longer."""
-    graph, state = nnx.split(module)
-    return jax.jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))(state, *inputs)
+    """``module.method(*inputs)``, compiled as a whole, once for modules of the same structure."""
+    return _run(*nnx.split(module), method, inputs)
+
+
+@partial(jax.jit, static_argnames=("graph", "method"))
+def _run(graph: nnx.GraphDef, state: nnx.State, method: str, inputs: tuple[Any, ...]) -> Any:
+    return getattr(nnx.merge(graph, state), method)(*inputs)
+
+
+def abstract_call(make: Callable[[], nnx.Module], *inputs: Any, method: str = "__call__") -> Any:
+    """Shape and dtype of ``make().method(*inputs)``; computes nothing."""
+    return jax.eval_shape(lambda *inputs: getattr(make(), method)(*inputs), *inputs)
 
 
 def parameters(module: nnx.Module) -> Tree:

@@ -64,6 +64,14 @@ def test_attention_in_bfloat16_is_close_and_keeps_its_dtype() -> None:
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.02)
 
 
+def test_attention_scores_are_float32_under_bfloat16() -> None:
+    # Scores 257 and 256, which bfloat16 cannot tell apart; the values pick the weight of the first.
+    query, key = np.array([2.0, 2.0, 0.0, 0.0]), np.array([[256.0, 1.0, 0.0, 0.0], [256.0, 0.0, 0.0, 0.0]])
+    value = np.array([[1.0] * 4, [0.0] * 4])
+    inputs = (jnp.asarray(x.reshape(1, -1, 1, 4), jnp.bfloat16) for x in (query, key, value))
+    np.testing.assert_allclose(np.float64(jax.jit(attend)(*inputs)), 1 / (1 + np.exp(-1)), rtol=1 / 128)
+
+
 def test_attention_weights_in_bfloat16_sum_to_one_over_many_keys() -> None:
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in qkv(1, 4, 3000, 1, 8))
     out = jax.jit(attend)(query, key, np.ones(value.shape, value.dtype))

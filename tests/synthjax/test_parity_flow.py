@@ -117,7 +117,7 @@ def test_parity_guided_rk4_sample(model: FlowModel, reference: dict[str, np.ndar
 def test_parity_import_names_missing_and_left_over_weights(reference: dict[str, np.ndarray]) -> None:
     weights = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
     heads = int(reference["num_heads"])
-    with pytest.raises(ValueError, match="encoder.made_up"):
+    with pytest.raises(ValueError, match=r"encoder\.made_up"):
         flow_parameters(weights | {"encoder.made_up": np.zeros(1)}, heads)
     del weights["encoder.out_proj.bias"]
     with pytest.raises(ValueError, match=r"encoder\.out_proj\.bias is missing"):

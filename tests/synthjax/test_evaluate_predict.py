@@ -1,0 +1,187 @@
+"""synthjax.evaluate and synthjax.predict on a finished tiny run, as a person runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.param_spec import load_spec
+from data_pipeline.shards import PARAM_ARRAY, ShardReader
+from tests.helpers import REPOSITORY, assert_usage_error, run_cli, tiny_flags
+
+ROWS = 10  # Of the test split: two whole sampling batches of four and a part.
+SPEC = load_spec("surge_simple")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    flags = tiny_flags(tiny_root, workdir, train__steps=4, train__eval_every=2, checkpoint__every=1)
+    result = run_cli("synthjax.train", *flags, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def evaluate(workdir: Path, *arguments: str) -> Any:
+    return run_cli("synthjax.evaluate", f"--workdir={workdir}", *arguments)
+
+
+def predict(workdir: Path, *arguments: object) -> Any:
+    return run_cli("synthjax.predict", f"--workdir={workdir}", *arguments)
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("evaluation")
+    result = evaluate(trained, "--split=test", "--checkpoint=latest", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert f"n = {ROWS}" in result.stdout
+    return output
+
+
+def rows_of(folder: Path) -> np.ndarray:
+    with h5py.File(folder / "predictions.h5") as file:
+        return file["rows"][:]
+
+
+def test_metrics_are_those_of_the_written_rows(evaluation: Path, tiny_root: Path) -> None:
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    true = ShardReader(tiny_root / "test.h5").read_rows(PARAM_ARRAY, np.arange(ROWS))
+    error = np.square(rows_of(evaluation) - true)
+    assert (metrics["count"], metrics["split"], metrics["checkpoint"], metrics["weights"]) == (ROWS, "test", 4, "ema")
+    assert metrics["mse"] == pytest.approx(error.mean(), rel=1e-6)
+    assert metrics["mse_ci95"][0] < metrics["mse"] < metrics["mse_ci95"][1]
+    assert metrics["mse_best_swap"] <= metrics["mse"]
+    assert metrics["per_parameter_mse"]["a_highpass"] == pytest.approx(
+        error[:, SPEC.slices["a_highpass"]].mean(), rel=1e-6
+    )
+
+
+def test_every_row_has_its_values_and_its_source(evaluation: Path) -> None:
+    with h5py.File(evaluation / "predictions.h5") as file:
+        rows, values = file["rows"][:], file["values"][:]
+        names = [name.decode() for name in file["value_names"]]
+        assert file["source_index"][:].tolist() == list(range(ROWS))
+    assert rows.shape == (ROWS, SPEC.width)
+    assert names[-3:] == ["pitch", "note_start", "note_end"]
+    for row, numbers in zip(rows, values, strict=True):
+        decoded = SPEC.decode(row)
+        named = dict(zip(names, numbers, strict=True))
+        assert named["a_highpass"] == decoded["a_highpass"]
+        assert (named["pitch"], named["note_start"]) == (decoded["pitch"], decoded["note_start_and_end"][0])
+
+
+def test_the_table_has_a_line_a_parameter(evaluation: Path) -> None:
+    with (evaluation / "per_parameter.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["parameter"] for line in table] == [parameter.name for parameter in SPEC.parameters]
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert float(table[3]["mse"]) == metrics["per_parameter_mse"][table[3]["parameter"]]
+
+
+def test_results_do_not_depend_on_the_batch_size(evaluation: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    config["sampling"]["batch_size"] = 7
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert evaluate(workdir, "--checkpoint=latest", f"--output={tmp_path / 'out'}").returncode == 0
+    np.testing.assert_allclose(rows_of(tmp_path / "out"), rows_of(evaluation), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, tmp_path: Path) -> None:
+    for name, arguments in {"plain": ["--use_ema=False", "--checkpoint=latest"], "second": ["--checkpoint=2"]}.items():
+        assert evaluate(trained, *arguments, f"--output={tmp_path / name}").returncode == 0
+        assert np.abs(rows_of(tmp_path / name) - rows_of(evaluation)).max() > 0
+    metrics = json.loads((tmp_path / "second" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["checkpoint"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--checkpoint=99"], ["no checkpoint '99'", "best, latest"]),
+        (["--split=dev"], ["no dev.h5 under"]),
+        (["--data_root=/nowhere"], ["no test.h5 under /nowhere"]),
+        (["extra"], ["unexpected argument 'extra'"]),
+    ],
+)
+def test_evaluate_refuses_in_one_line(trained: Path, arguments: list[str], words: list[str]) -> None:
+    assert_usage_error(evaluate(trained, *arguments), *words)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert_usage_error(evaluate(tmp_path), "no config.json under")
+
+
+def test_a_config_is_read_as_data(trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    (workdir / "config.json").write_text("__import__('os').system('touch owned')", encoding="utf-8")
+    assert_usage_error(evaluate(workdir), "config.json cannot be read")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(44100, 2, 4.0), (48000, 1, 1.3), (16000, 2, 9.0)])
+def test_predict_names_every_parameter_of_a_sound(
+    trained: Path, tmp_path: Path, rate: int, channels: int, seconds: float
+) -> None:
+    time = np.arange(int(rate * seconds)) / rate
+    sound = tmp_path / "a sound.wav"
+    soundfile.write(sound, np.stack([0.4 * np.sin(2 * np.pi * 220 * time)] * channels, axis=1), rate)
+    result = predict(trained, sound, f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    prediction = json.loads((tmp_path / "out" / "a sound.json").read_text(encoding="utf-8"))
+    assert list(prediction["parameters"]) == [parameter.name for parameter in SPEC.synth_params]
+    assert 48 <= prediction["pitch"] <= 72
+    assert 0 <= prediction["note_start_and_end"][0] < prediction["note_start_and_end"][1] <= 4
+    again = SPEC.decode(prediction["row"])
+    assert again["pitch"] == prediction["pitch"]
+    for said, expected in [("resampled", rate != 44100), ("padded", seconds < 4), ("used the first 4 s", seconds > 4)]:
+        assert (said in result.stdout) == expected, result.stdout
+
+
+def test_predict_gives_the_same_answer_twice(trained: Path, tmp_path: Path) -> None:
+    sound = tmp_path / "s.flac"
+    soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal((44100, 2)), 44100)
+    answers = []
+    for output in (tmp_path / "a", tmp_path / "b"):
+        assert predict(trained, sound, f"--output={output}").returncode == 0
+        answers.append((output / "s.json").read_text(encoding="utf-8"))
+    assert answers[0] == answers[1]
+
+
+def _write_bad_sound(path: Path, kind: str) -> None:
+    if kind == "silent":
+        soundfile.write(path, np.zeros((44100, 2)), 44100)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "corrupt":
+        path.write_bytes(b"RIFF" + bytes(range(200)))
+    elif kind == "nan":
+        soundfile.write(path, np.full((44100, 2), np.nan), 44100, subtype="FLOAT")
+
+
+@pytest.mark.parametrize("kind", ["silent", "empty", "corrupt", "nan", "missing"])
+def test_predict_refuses_what_is_no_sound_in_one_line(trained: Path, tmp_path: Path, kind: str) -> None:
+    sound = tmp_path / f"{kind}.wav"
+    _write_bad_sound(sound, kind)
+    assert_usage_error(predict(trained, sound, f"--output={tmp_path / 'out'}"), f"{kind}.wav")
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_says_where_it_cannot_write(trained: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "s.wav", 0.1 * np.ones((441, 1)), 44100)
+    (tmp_path / "out").write_text("in the way", encoding="utf-8")
+    assert_usage_error(predict(trained, tmp_path / "s.wav", f"--output={tmp_path / 'out'}"), "cannot write to")
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.wav", "b.wav"]])
+def test_predict_takes_one_sound(trained: Path, arguments: list[str]) -> None:
+    assert_usage_error(predict(trained, *arguments), "give one sound file")
