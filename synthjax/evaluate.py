@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     workdir = Workdir(f.workdir)
     model = TrainedModel.load(workdir, checkpoint=f.checkpoint, use_ema=f.use_ema)
     root = f.data_root or model.config.data.root
-    reader = open_split(root, f.split, model.spec, allow_external=model.config.data.allow_external)
+    allow_external = f.allow_external or model.config.data.allow_external
+    reader = open_split(root, f.split, model.spec, allow_external=allow_external)
     predicted = sample_split(model, reader)
     if not distributed.is_main():
         return 0
@@ -119,5 +120,6 @@ def _write_predictions(path: Path, predicted: np.ndarray, spec: ParamSpec) -> No
 if __name__ == "__main__":
     model_flags.define()
     flags.DEFINE_string("split", "test", "Split to measure on: test, val or train.")
+    flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
     flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP.")
     cli.run(main)

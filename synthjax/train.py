@@ -187,7 +187,7 @@ class Loop:
                     state = self._step(state, step, stream)
                     step += 1
                     self._validate_and_save(state, step)
-                return self._stopped(state, step) if step < config.train.steps else 0
+                return self._stopped(state, step) if step < config.train.steps else self._finished(step)
             except NonFinite as error:
                 return self._give_up(error.step)
 
@@ -257,6 +257,13 @@ class Loop:
             self._save(state, step, None, last=True)
         self._display.say(f"stopped at step {step}; the same command goes on from there")
         return self._stop.exit_code
+
+    def _finished(self, step: int) -> int:
+        best = self._checkpoints.best
+        self._display.say(
+            f"finished {step} steps" + (f"; best validation loss {best[1]:.4f} at {best[0]}" if best else "")
+        )
+        return 0
 
     def _give_up(self, step: int) -> NoReturn:
         rows = self._run.batches.indices(step).tolist()

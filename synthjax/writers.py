@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,7 +134,7 @@ class WeightsAndBiases:
         self._wandb = wandb
         identity = path / "wandb_id"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+            identity.write_text(secrets.token_hex(4), encoding="utf-8")
         self._run = wandb.init(
             project="synthjax",
             name=path.name,

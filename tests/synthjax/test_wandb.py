@@ -1,0 +1,36 @@
+"""Weights & Biases, offline: the extra works, and without the package the error says what to install."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import pytest
+
+from data_pipeline.cli import UserError
+from synthjax.workdir import Workdir
+from synthjax.writers import WeightsAndBiases, Writers
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"synthjax\[wandb\]"):
+        WeightsAndBiases(tmp_path, {})
+
+
+@pytest.mark.slow
+def test_an_offline_run_is_kept_in_the_workdir_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = ml_collections.ConfigDict({"seed": 0, "wandb": True})
+    for start in (0, 1):
+        writers = Writers.open(Workdir(tmp_path), config, start)
+        writers.scalars(start + 1, {"loss": 0.5})
+        writers.image(start + 1, "picture", np.zeros((4, 4, 3), np.uint8))
+        writers.close()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    identity = (tmp_path / "wandb_id").read_text(encoding="utf-8")
+    assert runs
+    assert all(run.name.endswith(identity) for run in runs)
