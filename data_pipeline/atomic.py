@@ -10,6 +10,14 @@ from pathlib import Path
 from data_pipeline.cli import UserError
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it. Raises UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; what is written there replaces ``path`` when the block succeeds.

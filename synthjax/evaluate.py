@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from data_pipeline import cli
-from data_pipeline.atomic import atomic_path
+from data_pipeline.atomic import atomic_path, make_folder
 from data_pipeline.param_spec import Categorical, NoteDuration, ParamSpec
 from data_pipeline.progress import progress_bar
 from data_pipeline.shards import PARAM_ARRAY, ShardReader
@@ -60,7 +60,7 @@ def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:
 
 def write_report(output: Path, about: dict[str, Any], predicted: np.ndarray, true: np.ndarray, spec: ParamSpec) -> None:
     """metrics.json, per_parameter.csv and predictions.h5 in ``output``, and the table on the terminal."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     metrics: dict[str, Any] = about | {"count": len(true)}
     print(f"{'metric':<36}{'mean':>10}   95 % interval     n = {len(true)}")
     for name, values in row_metrics(predicted, true, spec).items():

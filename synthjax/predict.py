@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from data_pipeline.audio_io import load_sound
 
 from data_pipeline import cli
-from data_pipeline.atomic import atomic_path
+from data_pipeline.atomic import atomic_path, make_folder
+from data_pipeline.audio_io import load_sound
 from data_pipeline.mel import mel_spectrogram
 from data_pipeline.stats import STATS_FILE, load_stats
 from synthjax import model_flags, sharding
@@ -39,12 +39,9 @@ def main(argv: list[str]) -> int:
         model = replace(model, stats=jax.device_put(stats, sharding.replicated(model.mesh)))
     prediction = {"sound": str(sound), "checkpoint": model.step, **predict(model, loaded.audio)}
     output = Path(f.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with atomic_path(output / f"{sound.stem}.json") as path:
-            path.write_text(json.dumps(prediction, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise cli.UserError(f"cannot write to {output}: {error.strerror}") from error
+    make_folder(output)
+    with atomic_path(output / f"{sound.stem}.json") as path:
+        path.write_text(json.dumps(prediction, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {output / f'{sound.stem}.json'}")
     return 0
 

@@ -25,6 +25,7 @@ from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import ShardReader
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 from synthjax import config_flag, distributed, plots, sharding
+from synthjax.check_config import check_config
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, open_split, prefetch
@@ -91,7 +92,7 @@ def set_up(config: ml_collections.ConfigDict, reader: ShardReader) -> Run:
     Raises:
       UserError: if they do not.
     """
-    _check_intervals(config)
+    check_config(config)
     spec = load_spec(config.data.spec)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh)
@@ -119,16 +120,6 @@ def set_up(config: ml_collections.ConfigDict, reader: ShardReader) -> Run:
         stats=jax.device_put(stats, sharding.replicated(mesh)),
         validator=validator,
     )
-
-
-def _check_intervals(config: ml_collections.ConfigDict) -> None:
-    positive = ("data.batch_size", "train.steps", "train.log_every", "checkpoint.every", "checkpoint.keep")
-    natural = ("data.workers", "train.eval_every")
-    for key in positive + natural:
-        section, name = key.split(".")
-        least = int(key in positive)
-        if config[section][name] < least:
-            raise cli.UserError(f"{key}={config[section][name]} must be at least {least}")
 
 
 def _identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from data_pipeline.atomic import atomic_path
+from data_pipeline.atomic import atomic_path, make_folder
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec, spec_text
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
@@ -59,17 +59,14 @@ class Workdir:
             self._refuse_another_run(config, dataset)
         if not write:
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not started:
-                _write(self.spec, spec_text(config.data.spec))
-                with atomic_path(self.stats) as stats:
-                    shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
-                _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
-            # Written last: a folder with a config is a run.
-            _write(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"workdir {self.path} cannot be written: {error}") from error
+        make_folder(self.path)
+        if not started:
+            _write(self.spec, spec_text(config.data.spec))
+            with atomic_path(self.stats) as stats:
+                shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
+            _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
+        # Written last: a folder with a config is a run.
+        _write(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
 
     def _refuse_another_run(self, config: ml_collections.ConfigDict, dataset: dict[str, Any]) -> None:
         before, now = _flatten(_read_json(self.config)), _flatten(json.loads(json.dumps(config.to_dict())))
@@ -92,7 +89,10 @@ class Workdir:
         """The run's config, read as data. Raises UserError where there is none."""
         if not self.config.is_file():
             raise UserError(f"no config.json under {self.path}: give the --workdir of a training run")
-        return ml_collections.ConfigDict(_read_json(self.config))
+        try:
+            return ml_collections.ConfigDict(_read_json(self.config))
+        except (AttributeError, TypeError, ValueError) as error:  # Names that no config key may have.
+            raise UserError(f"{self.config} is not a config: {error}") from error
 
     def read_spec(self) -> ParamSpec:
         """The run's parameter spec."""

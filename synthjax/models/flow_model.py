@@ -89,16 +89,10 @@ def build_model(
       dtype: of activations and matrix products; parameters are float32 always.
 
     Raises:
-      UserError: for sizes that do not fit together.
+      UserError: for an unknown kind of encoder.
     """
-    for name in ("encoder", "field"):
-        part = config[name]
-        if part.dim % part.heads:
-            raise UserError(f"model.{name}.dim={part.dim} is not a multiple of model.{name}.heads={part.heads}")
     dtype = jnp.dtype(dtype)
     field = config.field
-    if field.time_features < 1 or (field.time_features > 1 and field.time_features % 2):
-        raise UserError(f"model.field.time_features={field.time_features} must be 1 or even: cos and sin of each angle")
     encoder = _build_encoder(config.encoder, spectrogram_shape, field.layers, dtype, rngs)
     return FlowModel(
         encoder,

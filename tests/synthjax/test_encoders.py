@@ -74,9 +74,9 @@ def test_zeros_follow_the_data() -> None:
 
 def test_examples_of_a_batch_do_not_mix() -> None:
     encoder, mels = transformer(SMALL), mel(SMALL)
-    before = call(encoder, mels)
-    mels[0] += 1.0
-    after = call(encoder, mels)
+    changed = mels.copy()  # JAX may still be reading the array that it was given.
+    changed[0] += 1.0
+    before, after = call(encoder, mels), call(encoder, changed)
     np.testing.assert_array_equal(after[1], before[1])
     assert np.abs(after[0] - before[0]).max() > 1e-3
 
@@ -159,22 +159,7 @@ def test_model_takes_the_encoder_of_the_config_with_one_row_per_field_layer(
     assert abstract_call(make, mels, method="encode").shape == (2, 5, 16)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("encoder.kind", "rnn", "'rnn': use ast or cnn"),
-        ("encoder.heads", 3, r"model\.encoder\.dim=16 .* model\.encoder\.heads=3"),
-        ("field.heads", 5, r"model\.field\.dim=16 .* model\.field\.heads=5"),
-        ("field.time_features", 7, r"time_features"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_told_by_name(
-    tiny_config: ml_collections.ConfigDict, key: str, value: object, said: str
-) -> None:
-    tiny_config.model.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=said):
-        nnx.eval_shape(
-            lambda: build_model(
-                tiny_config.model, width=5, spectrogram_shape=MEL_SHAPE, dtype="float32", rngs=nnx.Rngs(0)
-            )
-        )
+def test_an_unknown_encoder_is_refused(tiny_config: ml_collections.ConfigDict) -> None:
+    tiny_config.model.encoder.kind = "rnn"
+    with pytest.raises(UserError, match="'rnn': use ast or cnn"):
+        nnx.eval_shape(lambda: build(tiny_config))

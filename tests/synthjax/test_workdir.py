@@ -170,7 +170,7 @@ def test_processes_that_do_not_write_still_refuse(workdir: Workdir, config: ml_c
 
 def test_a_file_in_the_way_is_told(tmp_path: Path, config: ml_collections.ConfigDict) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write to"):
         Workdir(tmp_path / "file").prepare(config, DATASET)
 
 

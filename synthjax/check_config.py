@@ -1,0 +1,72 @@
+"""What a config's values must be, told in one line before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_collections
+
+from data_pipeline.cli import UserError
+from data_pipeline.shards import MEL_SPEC, ROW_SHAPES
+from synthjax.sampling import SOLVERS
+
+POSITIVE = (
+    "data.batch_size",
+    "train.steps",
+    "train.log_every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "validation.rows",
+    "validation.sampled_rows",
+    "validation.solver_steps",
+    "sampling.steps",
+    "sampling.batch_size",
+)
+NATURAL = ("data.workers", "train.eval_every")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "compute_dtype": ("float32", "bfloat16"),
+    "validation.solver": tuple(SOLVERS),
+    "sampling.solver": tuple(SOLVERS),
+}
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError naming the first value that cannot be."""
+    sizes = [f"model.{part}.{key}" for part in ("encoder", "field") for key in _sizes(config.model[part])]
+    for key in (*POSITIVE, *sizes):
+        _require(_get(config, key) >= 1, key, config, "must be at least 1")
+    for key in NATURAL:
+        _require(_get(config, key) >= 0, key, config, "must not be negative")
+    for key, choices in CHOICES.items():
+        _require(_get(config, key) in choices, key, config, f"must be {' or '.join(choices)}")
+    times = config.validation.times
+    _require(times and all(0 <= t <= 1 for t in times), "validation.times", config, "must be times in [0, 1]")
+    _check_model(config)
+
+
+def _check_model(config: ml_collections.ConfigDict) -> None:
+    for part in ("encoder", "field"):
+        dim, heads = config.model[part].dim, config.model[part].heads
+        _require(dim % heads == 0, f"model.{part}.dim", config, f"is not a multiple of model.{part}.heads={heads}")
+    features = config.model.field.time_features
+    fits = features == 1 or features % 2 == 0
+    _require(fits, "model.field.time_features", config, "must be 1 or even: cos and sin of each angle")
+    smallest = min(size for size in ROW_SHAPES[MEL_SPEC][1:] if size is not None)
+    fits = config.model.encoder.patch <= smallest
+    _require(fits, "model.encoder.patch", config, f"must be at most {smallest}, the number of mels")
+
+
+def _sizes(section: ml_collections.ConfigDict) -> list[str]:
+    return [key for key, value in section.items() if isinstance(value, int) and not isinstance(value, bool)]
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def _require(fits: bool, key: str, config: ml_collections.ConfigDict, reason: str) -> None:
+    if not fits:
+        raise UserError(f"{key}={_get(config, key)} {reason}")

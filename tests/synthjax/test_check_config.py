@@ -1,0 +1,42 @@
+"""Values that cannot be are told by their key, before anything is built."""
+
+from __future__ import annotations
+
+import ml_collections
+import pytest
+
+from data_pipeline.cli import UserError
+from synthjax.check_config import check_config
+
+
+def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None:
+    check_config(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("data.batch_size", 0, "data.batch_size=0 must be at least 1"),
+        ("data.workers", -1, "data.workers=-1 must not be negative"),
+        ("train.eval_every", -5, "train.eval_every=-5 must not be negative"),
+        ("validation.sampled_rows", 0, "validation.sampled_rows=0 must be at least 1"),
+        ("validation.times", (), "validation.times=() must be times"),
+        ("validation.times", (0.5, 1.5), "must be times in [0, 1]"),
+        ("sampling.solver", "midpoint", "sampling.solver=midpoint must be euler or heun or rk4"),
+        ("compute_dtype", "int8", "compute_dtype=int8 must be float32 or bfloat16"),
+        ("model.encoder.layers", 0, "model.encoder.layers=0 must be at least 1"),
+        ("model.field.heads", 0, "model.field.heads=0 must be at least 1"),
+        ("model.encoder.heads", 3, "model.encoder.dim=16 is not a multiple of model.encoder.heads=3"),
+        ("model.field.heads", 5, "model.field.dim=16 is not a multiple of model.field.heads=5"),
+        ("model.field.time_features", 7, "model.field.time_features=7 must be 1 or even"),
+        ("model.encoder.patch", 256, "model.encoder.patch=256 must be at most 128"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(
+    tiny_config: ml_collections.ConfigDict, key: str, value: object, said: str
+) -> None:
+    with tiny_config.ignore_type():
+        tiny_config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as refusal:
+        check_config(tiny_config)
+    assert said in str(refusal.value)
