@@ -46,7 +46,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             logging.set_verbosity(logging.WARNING)  # Libraries narrate their work at INFO.
         try:
             return main(argv) or 0
-        except UserError as error:
+        except (UserError, PermissionError) as error:
             fail(error)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)

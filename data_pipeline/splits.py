@@ -23,6 +23,7 @@ from data_pipeline import cli
 from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
 from data_pipeline.shards import ROW_SHAPES, ShardReader
+from data_pipeline.stats import STATS_FILE
 from data_pipeline.virtual_sources import missing_sources
 
 SPLITS = ("train", "val", "test")
@@ -169,6 +170,9 @@ def main(argv: list[str]) -> None:
         print(f"{target / name}.h5: {rows[name]} rows from shards {_ranges(numbers)}")
     if missing_sources(target / "train.h5"):
         print(f"note: {source} lies outside the parent of {target}: whatever reads the splits needs --allow_external")
+    if (target / STATS_FILE).exists():
+        (target / STATS_FILE).unlink()
+        print(f"removed {target / STATS_FILE}: it belonged to the splits that were there before")
     print(f"next: python -m data_pipeline.stats {target}")
 
 

@@ -81,7 +81,7 @@ def measure(config: Any, steps: int) -> dict[str, Any]:
         "steps_per_second": 1 / median,
         "samples_per_second": config.data.batch_size / median,
         "gflop_per_step": (step.cost_analysis() or {}).get("flops", float("nan")) / 1e9,
-        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
 
 

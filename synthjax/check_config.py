@@ -22,7 +22,7 @@ POSITIVE = (
     "sampling.steps",
     "sampling.batch_size",
 )
-NATURAL = ("data.workers", "train.eval_every")
+NATURAL = ("seed", "data.workers", "data.min_std_db", "train.eval_every", "optim.lr", "optim.weight_decay")
 CHOICES: dict[str, tuple[str, ...]] = {
     "compute_dtype": ("float32", "bfloat16"),
     "validation.solver": tuple(SOLVERS),
@@ -31,7 +31,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError naming the first value that cannot be."""
+    """Raises UserError naming the first value that cannot be, or that is missing."""
+    try:
+        _check(config)
+    except (AttributeError, KeyError, TypeError) as error:  # A config.json that somebody wrote by hand.
+        raise UserError(f"the config lacks a value or has one of the wrong kind: {error}") from error
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
     sizes = [f"model.{part}.{key}" for part in ("encoder", "field") for key in _sizes(config.model[part])]
     for key in (*POSITIVE, *sizes):
         _require(_get(config, key) >= 1, key, config, "must be at least 1")
@@ -39,13 +46,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         _require(_get(config, key) >= 0, key, config, "must not be negative")
     for key, choices in CHOICES.items():
         _require(_get(config, key) in choices, key, config, f"must be {' or '.join(choices)}")
+    rate = config.flow.guidance_dropout
+    _require(0 <= rate < 1, "flow.guidance_dropout", config, "must be a rate in [0, 1)")
     times = config.validation.times
     _require(times and all(0 <= t <= 1 for t in times), "validation.times", config, "must be times in [0, 1]")
     _check_model(config)
 
 
 def _check_model(config: ml_collections.ConfigDict) -> None:
-    for part in ("encoder", "field"):
+    parts = ("encoder", "field") if config.model.encoder.kind == "ast" else ("field",)
+    for part in parts:
         dim, heads = config.model[part].dim, config.model[part].heads
         _require(dim % heads == 0, f"model.{part}.dim", config, f"is not a multiple of model.{part}.heads={heads}")
     features = config.model.field.time_features

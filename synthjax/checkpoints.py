@@ -7,6 +7,7 @@ A checkpoint holds three trees, so that evaluation reads only the weights it use
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def _trees(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints under one folder: written in the background, the latest ``keep`` and the best kept.
 
-    Use as a context manager; leaving it waits for the last write.
+    Use as a context manager; ``wait`` before leaving it tells whether the last write succeeded.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 1, read_only: bool = False) -> None:
@@ -49,7 +50,10 @@ class Checkpoints:
             raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
         self._keep = keep
         self._writing: int | None = None  # The step whose write is under way.
-        self._open(cleanup=not read_only)
+        try:
+            self._open(cleanup=not read_only)
+        except Exception as error:  # Damaged metadata of any checkpoint, in whatever way.
+            raise UserError(f"the checkpoints in {self._directory} cannot be read: {error}") from error
 
     def _open(self, *, cleanup: bool = False) -> None:
         policies = ocp.training.preservation_policies
@@ -66,7 +70,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+        with suppress(Exception):  # A failed write was or will be told by ``wait``.
+            self._checkpointer.close()
 
     @property
     def steps(self) -> list[int]:
@@ -139,6 +144,8 @@ class Checkpoints:
             # A failed background write leaves the checkpointer unusable.
             with suppress(Exception):
                 self._checkpointer.close()
+            # What it wrote so far would keep a full disk full.
+            shutil.rmtree(self._directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
             self._open()
             raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error
 

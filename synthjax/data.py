@@ -8,7 +8,10 @@ A batch is ``mel_spec`` (b, C, M, F) in dB as stored, ``x1`` (b, W) float32 in [
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +31,8 @@ HostBatch = dict[str, np.ndarray]
 TRAIN_NOISE, EVAL_NOISE, PREDICT_NOISE = 1, 2, 3
 # Batches that each worker holds ready; two hide one slow read.
 BATCHES_AHEAD = 2
+# How soon a worker notices that its training process was killed.
+ORPHAN_CHECK_SECONDS = 1.0
 
 
 def open_split(root: str | Path, split: str, spec: ParamSpec, *, allow_external: bool = False) -> ShardReader:
@@ -159,7 +164,7 @@ def prefetch(
     stream = dataset.to_iter_dataset(threads)
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
-        stream = stream.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+        stream = stream.mp_prefetch(options, worker_init_fn=_serve_one_master)
     iterator = iter(stream)
     try:
         yield iterator
@@ -168,6 +173,17 @@ def prefetch(
         gc.collect()  # grain's closed iterators hold shared memory in reference cycles; left to the exit it leaks.
 
 
-def _ignore_interrupts(worker: int, workers: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the training process alone decides what happens."""
+def _serve_one_master(worker: int, workers: int) -> None:
+    """Ties a worker process to the training process, which alone decides what signals mean.
+
+    Ctrl-C and the SIGTERM of a job scheduler reach all processes at once; a killed training process reaches none.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_exit_when_orphaned, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_when_orphaned(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_SECONDS)
+    os._exit(1)

@@ -37,10 +37,12 @@ def main(argv: list[str]) -> int:
     root = f.data_root or model.config.data.root
     allow_external = f.allow_external or model.config.data.allow_external
     reader = open_split(root, f.split, model.spec, allow_external=allow_external)
+    output = Path(f.output or workdir.path / "evaluation" / f"{f.split}-{model.step}")
+    if distributed.is_main():
+        make_folder(output)  # Before the long part.
     predicted = sample_split(model, reader)
     if not distributed.is_main():
         return 0
-    output = Path(f.output or workdir.path / "evaluation" / f"{f.split}-{model.step}")
     true = reader.read_rows(PARAM_ARRAY, np.arange(len(reader)))
     about = {"split": f.split, "checkpoint": model.step, "weights": "ema" if f.use_ema else "params"}
     write_report(output, about, predicted, true, model.spec)
@@ -60,7 +62,6 @@ def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:
 
 def write_report(output: Path, about: dict[str, Any], predicted: np.ndarray, true: np.ndarray, spec: ParamSpec) -> None:
     """metrics.json, per_parameter.csv and predictions.h5 in ``output``, and the table on the terminal."""
-    make_folder(output)
     metrics: dict[str, Any] = about | {"count": len(true)}
     print(f"{'metric':<36}{'mean':>10}   95 % interval     n = {len(true)}")
     for name, values in row_metrics(predicted, true, spec).items():

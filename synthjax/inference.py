@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.stats import MelStats, standardise
 from synthjax import sharding
-from synthjax.check_config import check_config
 from synthjax.checkpoints import Checkpoints
 from synthjax.data import HostBatch, from_model_scale
 from synthjax.sampling import sample_rows
@@ -60,9 +59,8 @@ class TrainedModel:
           UserError: if the workdir holds no run or not that checkpoint.
         """
         config, spec, stats = workdir.read_config(), workdir.read_spec(), workdir.read_stats()
-        check_config(config)
-        mesh = sharding.make_mesh(config.mesh if _fits(config.mesh) else _one_axis())
         trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
+        mesh = sharding.make_mesh(config.mesh if _fits(config.mesh) else _one_axis())
         abstract = abstract_state(trainer, trainer.state_shardings(mesh))
         with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
             step = checkpoints.resolve(checkpoint)

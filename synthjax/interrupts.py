@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 
@@ -34,6 +35,8 @@ class StopRequest:
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
         self._restore()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # What the preemption service listens for.
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

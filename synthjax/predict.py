@@ -6,11 +6,9 @@ Writes NAME.json with a value for every parameter of the synthesizer, the pitch 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -35,8 +33,7 @@ def main(argv: list[str]) -> int:
         print(f"{sound.name}: {note}")
     model = TrainedModel.load(Workdir(f.workdir), checkpoint=f.checkpoint, use_ema=f.use_ema)
     if f.data_root:
-        stats = load_stats(Path(f.data_root) / STATS_FILE)
-        model = replace(model, stats=jax.device_put(stats, sharding.replicated(model.mesh)))
+        _check_statistics(model, Path(f.data_root) / STATS_FILE)
     prediction = {"sound": str(sound), "checkpoint": model.step, **predict(model, loaded.audio)}
     output = Path(f.output)
     make_folder(output)
@@ -44,6 +41,12 @@ def main(argv: list[str]) -> int:
         path.write_text(json.dumps(prediction, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {output / f'{sound.stem}.json'}")
     return 0
+
+
+def _check_statistics(model: TrainedModel, path: Path) -> None:
+    """A sound is standardised as the training data were; other statistics would be another model's."""
+    if any((mine != theirs).any() for mine, theirs in zip(model.stats, load_stats(path), strict=True)):
+        raise cli.UserError(f"{path} is not what this model was trained with: leave out --data_root")
 
 
 def predict(model: TrainedModel, audio: np.ndarray) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> range:
     """
     indices = sharding.addressable_devices_indices_map((rows,)).values()
     spans = [index[0].indices(rows)[:2] for index in indices if index is not None]
-    return range(min(start for start, _ in spans), max(stop for _, stop in spans))
+    held = range(min(start for start, _ in spans), max(stop for _, stop in spans))
+    if len(held) != len({row for span in spans for row in range(*span)}):
+        raise UserError("this mesh gives a process rows of the batch with gaps between them: exchange its axes")
+    return held
 
 
 def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +25,6 @@ from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import ShardReader
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 from synthjax import config_flag, distributed, plots, sharding
-from synthjax.check_config import check_config
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, open_split, prefetch
@@ -92,11 +91,11 @@ def set_up(config: ml_collections.ConfigDict, reader: ShardReader) -> Run:
     Raises:
       UserError: if they do not.
     """
-    check_config(config)
     spec = load_spec(config.data.spec)
+    stats = load_stats(Path(config.data.root) / STATS_FILE)
+    trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh)
-    stats = load_stats(Path(config.data.root) / STATS_FILE)
     batches = TrainBatches(
         reader,
         batch_size=config.data.batch_size,
@@ -105,7 +104,6 @@ def set_up(config: ml_collections.ConfigDict, reader: ShardReader) -> Run:
         local_rows=sharding.rows_of_this_process(sharding.batch_sharding(mesh), config.data.batch_size),
         steps=config.train.steps,
     )
-    trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
     validator = None
     if config.train.eval_every and (Path(config.data.root) / "val.h5").exists():
         held_out = open_split(config.data.root, "val", spec, allow_external=config.data.allow_external)
@@ -166,8 +164,6 @@ class Loop:
         self._run, self._checkpoints, self._logbook = run, checkpoints, logbook
         self._display, self._stop = display, stop
         self._compiled: jax.stages.Compiled | None = None
-        best = checkpoints.best
-        self._best_loss = best[1] if best else float("inf")
 
     def go(self, state: TrainState, start: int) -> int:
         """Steps from ``start`` to the end or until asked to stop; returns the exit code."""
@@ -178,17 +174,21 @@ class Loop:
                     state = self._step(state, step, stream)
                     step += 1
                     self._validate_and_save(state, step)
-                return self._stopped(state, step) if step < config.train.steps else self._finished(step)
+                return self._end(state, step)
             except NonFinite as error:
-                return self._give_up(error.step)
+                self._give_up(error.step)
+            except OSError as error:  # The logs share the disk with the checkpoints.
+                self._settle()
+                cli.fail(f"step {step}: {error}; the last good checkpoint is {self._checkpoints.latest}", 1)
 
     def _validate_and_save(self, state: TrainState, step: int) -> None:
         config = self._run.config
         last = step == config.train.steps
         validation = self._validate(state, step) if last or _due(step, config.train.eval_every) else None
-        improved = validation is not None and validation < self._best_loss
+        best = self._checkpoints.best
+        improved = validation is not None and (best is None or validation < best[1])
         if improved or last or _due(step, config.checkpoint.every):
-            self._save(state, step, validation, last=last)
+            self._save(state, step, validation)
 
     def _step(self, state: TrainState, step: int, stream: Iterator[HostBatch]) -> TrainState:
         """Takes the next batch, dispatches the step on it, and notes its figures if it is a logged one."""
@@ -219,48 +219,60 @@ class Loop:
         self._logbook.fetch()  # Else the time that validation takes would count as the step's.
         result = self._run.validator(state.ema, self._run.stats)
         self._logbook.flush((step, result.scalars))
-        assignment = np.asarray(state.ema["field"]["projection"]["assignment"])
-        self._logbook.image(step, "assignment", plots.assignment_matrix(assignment, self._run.spec.column_names))
-        self._logbook.image(step, "parameter_mse", plots.parameter_bars(result.parameter_errors))
+        if distributed.is_main():
+            assignment = np.asarray(state.ema["field"]["projection"]["assignment"])
+            self._logbook.image(step, "assignment", plots.assignment_matrix(assignment, self._run.spec.column_names))
+            self._logbook.image(step, "parameter_mse", plots.parameter_bars(result.parameter_errors))
         self._logbook.restart_clock(step)
         return result.scalars[BEST_BY]
 
-    def _save(self, state: TrainState, step: int, validation: float | None, *, last: bool) -> None:
-        """Writes a checkpoint of a finite state; a failed write is told and training goes on, but not at the end."""
+    def _save(self, state: TrainState, step: int, validation: float | None) -> None:
+        """Starts to write a finite state; that an earlier write failed is told, and training goes on."""
         self._logbook.sync()
         if int(state.bad_step) != NO_BAD_STEP:
             raise NonFinite(int(state.bad_step))
-        try:
+        with self._telling_failures():
             self._checkpoints.save(step, state, None if validation is None else {BEST_BY: validation})
-        except CheckpointError as error:
-            self._display.say(f"warning: {error}; training goes on")
-        if validation is not None:
-            self._best_loss = min(self._best_loss, validation)
-        if last:
-            try:
-                self._checkpoints.wait()
-            except CheckpointError as error:
-                cli.fail(f"{error}; the last good checkpoint is {self._checkpoints.latest}", 1)
         self._logbook.restart_clock(step)
 
-    def _stopped(self, state: TrainState, step: int) -> int:
-        if step not in self._checkpoints.steps:
-            self._save(state, step, None, last=True)
-        self._display.say(f"stopped at step {step}; the same command goes on from there")
-        return self._stop.exit_code
+    @contextmanager
+    def _telling_failures(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except CheckpointError as error:
+            if jax.process_count() > 1:  # The others know nothing of it and would wait for this one.
+                cli.fail(error, 1)
+            self._display.say(f"warning: {error}")
 
-    def _finished(self, step: int) -> int:
+    def _settle(self) -> None:
+        """Waits for the write under way."""
+        with self._telling_failures():
+            self._checkpoints.wait()
+
+    def _end(self, state: TrainState, step: int) -> int:
+        """Makes sure that ``step`` is on disk, says what was reached and returns the exit code."""
+        self._settle()
+        if step not in self._checkpoints.steps:
+            self._save(state, step, None)
+            self._settle()
+        if step not in self._checkpoints.steps:
+            cli.fail(f"step {step} is not saved; the last good checkpoint is {self._checkpoints.latest}", 1)
+        if step < self._run.config.train.steps:
+            self._display.say(f"stopped at step {step}; the same command goes on from there")
+            return self._stop.exit_code
         best = self._checkpoints.best
-        self._display.say(
-            f"finished {step} steps" + (f"; best validation loss {best[1]:.4f} at {best[0]}" if best else "")
-        )
+        told = f"; best validation loss {best[1]:.4f} at step {best[0]}" if best else ""
+        self._display.say(f"finished {step} steps{told}")
         return 0
 
-    def _give_up(self, step: int) -> NoReturn:
-        rows = self._run.batches.indices(step).tolist()
+    def _give_up(self, index: int) -> NoReturn:
+        """Ends the run over a non-finite update; ``index`` counts from 0, what people see from 1."""
+        self._settle()
+        rows = self._run.batches.indices(index).tolist()
         good = self._checkpoints.latest
         cli.fail(
-            f"loss or gradient of step {step} is not finite; training stopped; rows of train.h5 in its batch: {rows}; "
+            f"loss or gradient of step {index + 1} is not finite; training stopped; rows of train.h5 in its batch: "
+            f"{rows}; "
             + (f"last good checkpoint: {good}" if good is not None else "no checkpoint was written yet")
             + "; look at the data with python -m data_pipeline.check, or lower optim.lr",
             1,

@@ -1,4 +1,4 @@
-"""Train state and the jitted train and evaluation steps.
+"""Train state and the jitted train step.
 
 Shapes: B batch, W row width, C channels, M mels, F frames.
 
@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 from data_pipeline.stats import MelStats, standardise
 from synthjax import flow, sharding
+from synthjax.check_config import check_config
 from synthjax.models import FlowModel, build_model
 from synthjax.optim import make_optimizer, make_schedule
 
@@ -62,7 +63,8 @@ class Trainer:
     def create(
         cls, config: ml_collections.ConfigDict, *, width: int, spectrogram_shape: tuple[int, int, int]
     ) -> Trainer:
-        """Builds the abstract model; allocates nothing."""
+        """Builds the abstract model; allocates nothing. Raises UserError for a config that cannot be."""
+        check_config(config)
         model = nnx.eval_shape(lambda: _build(config, width, spectrogram_shape, jax.random.key(0)))
         graph, abstract = nnx.split(model, nnx.Param)
         return cls(

@@ -8,6 +8,7 @@ metrics.jsonl    one line a logged step   checkpoints/    tensorboard/
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FIXED_KEYS = (
     "seed",
     "data.spec",
     "data.batch_size",
+    "data.min_std_db",
     "model",
     "flow.coupling",
     "optim.name",
@@ -66,7 +68,10 @@ class Workdir:
                 shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
             _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
         # Written last: a folder with a config is a run.
-        _write(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+        saved = config.copy_and_resolve_references()
+        if "://" not in saved.data.root:
+            saved.data.root = os.path.abspath(saved.data.root)  # evaluate may be called from another folder.
+        _write(self.config, json.dumps(saved.to_dict(), indent=2) + "\n")
 
     def _refuse_another_run(self, config: ml_collections.ConfigDict, dataset: dict[str, Any]) -> None:
         before, now = _flatten(_read_json(self.config)), _flatten(json.loads(json.dumps(config.to_dict())))

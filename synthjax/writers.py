@@ -143,6 +143,7 @@ class WeightsAndBiases:
             resume="allow",
             config=config,
         )
+        self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: Scalars) -> None:
         self._run.log({"step": step, **values})

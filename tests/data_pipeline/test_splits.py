@@ -192,3 +192,12 @@ def test_nothing_is_written_unless_all_is(shards: Path, monkeypatch: pytest.Monk
 def test_wrong_usage_is_one_line(shards: Path, arguments: list[str], words: list[str]) -> None:
     result = run_cli("data_pipeline.splits", *(argument.format(shards=shards) for argument in arguments))
     assert_usage_error(result, *words)
+
+
+def test_statistics_of_earlier_splits_do_not_stay_beside_new_ones(shards: Path, tmp_path: Path) -> None:
+    target = shards.parent / "splits"
+    assert run_cli("data_pipeline.splits", shards, target, "--train_shards=0").returncode == 0
+    (target / "stats.npz").write_bytes(b"of the splits before")
+    result = run_cli("data_pipeline.splits", shards, target, "--train_shards=1")
+    assert "removed" in result.stdout
+    assert not (target / "stats.npz").exists()

@@ -17,6 +17,8 @@ def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None
     ("key", "value", "said"),
     [
         ("data.batch_size", 0, "data.batch_size=0 must be at least 1"),
+        ("seed", -1, "seed=-1 must not be negative"),
+        ("flow.guidance_dropout", 2.0, "flow.guidance_dropout=2.0 must be a rate"),
         ("data.workers", -1, "data.workers=-1 must not be negative"),
         ("train.eval_every", -5, "train.eval_every=-5 must not be negative"),
         ("validation.sampled_rows", 0, "validation.sampled_rows=0 must be at least 1"),
@@ -40,3 +42,14 @@ def test_a_value_that_cannot_be_is_named(
     with pytest.raises(UserError) as refusal:
         check_config(tiny_config)
     assert said in str(refusal.value)
+
+
+def test_heads_of_the_transformer_do_not_concern_the_cnn(tiny_config: ml_collections.ConfigDict) -> None:
+    tiny_config.model.encoder.update({"kind": "cnn", "heads": 3})
+    check_config(tiny_config)
+
+
+@pytest.mark.parametrize("broken", [{}, {"model": 3}, {"train": {}}])
+def test_a_config_with_values_missing_is_one_error(broken: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="the config lacks a value"):
+        check_config(ml_collections.ConfigDict(broken))

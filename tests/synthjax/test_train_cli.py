@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from synthjax.checkpoints import Checkpoints
@@ -235,26 +236,67 @@ def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
     assert ", 5" in message or "[5" in message  # The bad row is among those of the batch.
     bad_step = int(message.split("step ")[1].split()[0])
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.latest == (bad_step if bad_step else None)
+        assert checkpoints.latest == (bad_step - 1 if bad_step > 1 else None)
+
+
+def test_a_full_disk_under_the_logs_ends_in_one_line(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
+    workdir = copy_of(finished, tmp_path)
+    size = (workdir / "metrics.jsonl").stat().st_size
+    result = train_with_file_limit(size + 1_000, tiny_root, workdir, train__steps=60, checkpoint__every=1_000)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "the last good checkpoint is 12" in result.stderr.splitlines()[-1]
+
+
+def train_with_file_limit(limit: int, root: Path, workdir: Path, **changes: Any) -> subprocess.CompletedProcess:
+    """Trains where no file may grow beyond ``limit`` bytes: what a full disk does, without filling one."""
+    program = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    program += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.argv = sys.argv[1:]\n"
+    program += "runpy.run_module('synthjax.train', run_name='__main__', alter_sys=True)"
+    arguments = tiny_flags(root, workdir, train__eval_every=0, **changes)
+    return subprocess.run(
+        [sys.executable, "-c", program, "synthjax.train", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_full_disk_during_a_checkpoint_leaves_the_last_one_good(
     finished: Path, tiny_root: Path, tmp_path: Path
 ) -> None:
     workdir = copy_of(finished, tmp_path)
-    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.argv = sys.argv[1:]\n"
-    limit += "runpy.run_module('synthjax.train', run_name='__main__', alter_sys=True)"
-    arguments = tiny_flags(tiny_root, workdir, train__steps=20, train__eval_every=0, train__log_every=100)
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    result = subprocess.run(
-        [sys.executable, "-c", limit, "synthjax.train", *arguments],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = train_with_file_limit(100_000, tiny_root, workdir, train__steps=20, train__log_every=100)
     assert result.returncode == 1, result.stderr
     assert "warning: checkpoint 15 could not be written" in result.stderr
     assert "the last good checkpoint is 12" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
     result = train(tiny_root, workdir, train__steps=14)
     assert result.returncode == 0, result.stderr
     assert "going on from step 12" in result.stderr
+
+
+def test_loader_workers_do_not_outlive_a_killed_run(tiny_root: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, train__eval_every=0)
+    wait_for(lambda: len(lines(workdir)) >= 2, process)
+    workers = [child for child in psutil.Process(process.pid).children(recursive=True)]
+    assert len(workers) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
+def test_sigterm_to_the_whole_process_group_saves_too(tiny_root: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, checkpoint__every=100_000)
+    wait_for(lambda: len(lines(workdir)) >= 3, process)
+    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        member.terminate()
+    assert process.wait(timeout=120) == 0, process.stderr
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]

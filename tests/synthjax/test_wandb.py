@@ -1,23 +1,15 @@
-"""Weights & Biases, offline: the extra works, and without the package the error says what to install."""
+"""Weights & Biases itself, offline."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 import pytest
 
-from data_pipeline.cli import UserError
 from synthjax.workdir import Workdir
-from synthjax.writers import WeightsAndBiases, Writers
-
-
-def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"synthjax\[wandb\]"):
-        WeightsAndBiases(tmp_path, {})
+from synthjax.writers import Writers
 
 
 @pytest.mark.slow

@@ -181,10 +181,7 @@ class FakeWandb:
     """What of the package is used."""
 
     def __init__(self) -> None:
-        self.util, self.started, self.logged = self, [], []
-
-    def generate_id(self) -> str:
-        return f"id{len(self.started)}"
+        self.started, self.logged, self.axes = [], [], []
 
     def init(self, **options: object) -> FakeWandb:
         self.started.append(options)
@@ -192,6 +189,9 @@ class FakeWandb:
 
     def log(self, values: dict[str, float]) -> None:
         self.logged.append(values)
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.axes.append((name, step_metric))
 
     def finish(self) -> None:
         pass
@@ -207,5 +207,7 @@ def test_weights_and_biases_goes_on_with_the_run_of_the_workdir(
         writers = Writers.open(Workdir(tmp_path), tiny_config, start)
         writers.scalars(start + 1, {"loss": 0.5})
         writers.close()
-    assert [options["id"] for options in wandb.started] == ["id0", "id0"]
+    first, second = (options["id"] for options in wandb.started)
+    assert first == second == (tmp_path / "wandb_id").read_text(encoding="utf-8")
+    assert wandb.axes == [("*", "step")] * 2
     assert wandb.logged == [{"step": 1, "loss": 0.5}, {"step": 6, "loss": 0.5}]
