@@ -50,6 +50,7 @@ class Checkpoints:
             raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
         self._keep = keep
         self._writing: int | None = None  # The step whose write is under way.
+        self._failed: set[int | None] = set()
         try:
             self._open(cleanup=not read_only)
         except Exception as error:  # Damaged metadata of any checkpoint, in whatever way.
@@ -72,6 +73,12 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         with suppress(Exception):  # A failed write was or will be told by ``wait``.
             self._checkpointer.close()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes what failed writes left: it would keep a full disk full. Their threads may outlive their failure."""
+        for step in self._failed:
+            shutil.rmtree(self._directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
 
     @property
     def steps(self) -> list[int]:
@@ -121,6 +128,7 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._sweep()
             self._writing = step
             self._guarded(
                 lambda: self._checkpointer.save_checkpointables_async(step, _trees(state), force=True, metrics=metrics)
@@ -144,9 +152,8 @@ class Checkpoints:
             # A failed background write leaves the checkpointer unusable.
             with suppress(Exception):
                 self._checkpointer.close()
-            # What it wrote so far would keep a full disk full.
-            shutil.rmtree(self._directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
             self._open()
+            self._failed.add(step)
             raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -194,4 +195,5 @@ class Writers:
 
     def close(self) -> None:
         for writer in self._writers:
-            writer.close()
+            with suppress(OSError):  # A full disk, told when it was written to.
+                writer.close()
