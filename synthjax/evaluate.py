@@ -51,12 +51,13 @@ def main(argv: list[str]) -> int:
 
 def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:
     """One sampled row for every row of a split, in its order: (N, W) float32 in [0, 1] columns, not clipped."""
-    batches = EvalBatches(reader, batch_size=model.batch_size, seed=model.config.seed, local_rows=model.local_rows)
+    size = model.batch_size(len(reader))
+    batches = EvalBatches(reader, batch_size=size, seed=model.config.seed, local_rows=model.local_rows(size))
     rows = []
     with progress_bar("sampling", total=len(reader)) as advance, prefetch(batches, workers=0) as stream:
         for batch in stream:
             rows.append(model.sample(batch))
-            advance(min(model.batch_size, len(reader) - (len(rows) - 1) * model.batch_size))
+            advance(min(size, len(reader) - (len(rows) - 1) * size))
     return np.concatenate(rows)[: len(reader)]
 
 

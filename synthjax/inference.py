@@ -81,16 +81,14 @@ class TrainedModel:
         rows = self.sampler(self.params, placed["mel_spec"], placed["x0"], self.stats)
         return from_model_scale(np.asarray(rows))
 
-    @property
-    def batch_size(self) -> int:
-        """The config's sampling batch, rounded up to a multiple of the data axis."""
+    def batch_size(self, rows: int) -> int:
+        """The config's sampling batch, no larger than ``rows``, rounded up to a multiple of the data axis."""
         parts = self.mesh.shape[sharding.DATA]
-        return -(-self.config.sampling.batch_size // parts) * parts
+        return -(-min(self.config.sampling.batch_size, rows) // parts) * parts
 
-    @property
-    def local_rows(self) -> range:
+    def local_rows(self, batch_size: int) -> range:
         """This process's rows of a batch."""
-        return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), self.batch_size)
+        return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), batch_size)
 
 
 def _fits(mesh: ml_collections.ConfigDict) -> bool:
