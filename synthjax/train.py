@@ -65,11 +65,10 @@ def main(argv: list[str]) -> int:
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint where it has one; returns the exit code."""
-    reader = open_split(
-        config.data.root, "train", load_spec(config.data.spec), allow_external=config.data.allow_external
-    )
-    run = set_up(config, reader)
-    workdir.prepare(config, _identity(reader, run.spec, run.stats), write=distributed.is_main())
+    spec = load_spec(config.data.spec)
+    reader = open_split(config.data.root, "train", spec, allow_external=config.data.allow_external)
+    run = set_up(config, spec, reader)
+    workdir.prepare(config, _identity(reader, spec, run.stats), write=distributed.is_main())
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, start = _restore_or_init(run, checkpoints)
@@ -85,13 +84,12 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         return loop.go(state, start)
 
 
-def set_up(config: ml_collections.ConfigDict, reader: ShardReader) -> Run:
+def set_up(config: ml_collections.ConfigDict, spec: ParamSpec, reader: ShardReader) -> Run:
     """Checks that config, data and devices fit each other, and builds what the loop needs.
 
     Raises:
       UserError: if they do not.
     """
-    spec = load_spec(config.data.spec)
     stats = load_stats(Path(config.data.root) / STATS_FILE)
     trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
     mesh = sharding.make_mesh(config.mesh)
@@ -185,10 +183,14 @@ class Loop:
         config = self._run.config
         last = step == config.train.steps
         validation = self._validate(state, step) if last or _due(step, config.train.eval_every) else None
-        best = self._checkpoints.best
-        improved = validation is not None and (best is None or validation < best[1])
-        if improved or last or _due(step, config.checkpoint.every):
+        if self._improves(validation) or last or _due(step, config.checkpoint.every):
             self._save(state, step, validation)
+
+    def _improves(self, validation: float | None) -> bool:
+        if validation is None:
+            return False
+        best = self._checkpoints.best
+        return best is None or validation < best[1]
 
     def _step(self, state: TrainState, step: int, stream: Iterator[HostBatch]) -> TrainState:
         """Takes the next batch, dispatches the step on it, and notes its figures if it is a logged one."""
