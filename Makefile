@@ -4,30 +4,50 @@ BIN := .venv/bin
 # Tests share the cores; each JAX process is told to be content with what it gets.
 TEST_PROCESSES ?= 2
 
-.DEFAULT_GOAL := help
-.PHONY: help test test-all lint format clean
+# make render-shards CONFIG=configs/render_surge_simple.py OUTPUT=data/surge_simple/shards SHARDS=0-11
+CONFIG ?= configs/render_subtractive.py
+OUTPUT ?= data/$(patsubst render_%,%,$(basename $(notdir $(CONFIG))))/shards
+SHARDS ?= 0-11
+SAMPLES_PER_SHARD ?= 10000
+SEED ?= 0
+.PHONY: help quickstart surge-xt render-shards test test-all lint format clean
 
 help: ## List the targets.
-	@grep -hE '^[a-zA-Z_.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-zA-Z_.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-.venv: pyproject.toml ## Create the virtual environment with everything for training and tests (CPU).
+.venv: pyproject.toml ## Create the virtual environment with what training on a CPU needs.
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip || { rm -rf .venv; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' || { rm -rf .venv; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable . || { rm -rf .venv; exit 1; }
 	@touch .venv
 
-test: lint ## Lint, then run the fast tests (at most 15 minutes on two cores).
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow"
+# Order-only: a file made in .venv makes the folder look newer than the file.
+.venv/dev: pyproject.toml | .venv ## Add all extras, and the tools of the tests.
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch .venv/dev
 
-test-all: lint ## Lint, then run all tests, slow ones too (at most 60 minutes on two cores).
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+quickstart: .venv ## Render, train, evaluate and predict with the built-in synthesizer (15 minutes on two cores).
+	$(BIN)/python scripts/quickstart.py
 
-lint: .venv ## Check style (ruff) and types (mypy).
+surge-xt: ## Fetch the Surge XT plugin (GPL-3) into plugins/, without root.
+	sh scripts/install_surge_xt.sh
+
+render-shards: .venv/dev ## Render a data set: CONFIG, OUTPUT, SHARDS, SAMPLES_PER_SHARD, SEED, WORKERS.
+	$(BIN)/python -m data_pipeline.render_shards --config=$(CONFIG) --output=$(OUTPUT) --shards=$(SHARDS) \
+		--samples_per_shard=$(SAMPLES_PER_SHARD) --seed=$(SEED) $(if $(WORKERS),--workers=$(WORKERS))
+
+test: lint ## Lint, then run the fast tests.
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow"
+
+test-all: lint ## Lint, then run all tests, slow ones too.
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+
+lint: .venv/dev ## Check style (ruff) and types (mypy).
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv ## Bring all code into ruff's format.
+format: .venv/dev ## Bring all code into ruff's format.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -24,7 +24,7 @@ from data_pipeline.audio_io import SILENCE_PEAK
 from data_pipeline.cli import UserError
 from data_pipeline.mel import DYNAMIC_RANGE_DB
 from data_pipeline.param_kinds import Categorical
-from data_pipeline.param_spec import ParamSpec, bundled_specs, load_spec
+from data_pipeline.param_spec import ParamSpec, bundled_spec_of_width, bundled_specs, load_spec
 from data_pipeline.progress import progress_bar
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ROW_SHAPES, ShardReader
 from data_pipeline.splits import SPLITS, find_shards
@@ -143,8 +143,7 @@ def _spec_of(reader: ShardReader, spec: ParamSpec | None, faults: Faults) -> Par
     if spec is None and named in bundled_specs():
         spec = load_spec(named)
     if spec is None and not named:
-        fitting = [load_spec(name) for name in bundled_specs()]
-        spec = next((candidate for candidate in fitting if candidate.width == reader.width), None)
+        spec = bundled_spec_of_width(reader.width)
     if spec and spec.width != reader.width:
         faults.add(f"{reader.path}: has {reader.width} columns, spec {spec.name} has {spec.width}")
         return None

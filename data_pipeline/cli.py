@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -13,6 +14,7 @@ from absl import app, flags, logging
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+_exit_without_threads = False
 
 
 class UserError(Exception):
@@ -23,6 +25,12 @@ def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
     """Prints ``error: message`` as one line on stderr and exits with ``code``."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def exit_without_threads() -> None:
+    """Makes the command's end not wait for threads: some library's will not end in time."""
+    global _exit_without_threads
+    _exit_without_threads = True
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -51,5 +59,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
 
-    app.run(guarded, flags_parser=parse_flags)
+    try:
+        app.run(guarded, flags_parser=parse_flags)
+    except SystemExit as end:
+        if _exit_without_threads and isinstance(end.code, int):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
     raise AssertionError("absl's app.run exits")

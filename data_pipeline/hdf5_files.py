@@ -1,4 +1,5 @@
-"""Opening HDF5 files, finding the files they point at by HDF5's own rules, and refusing those they may not point at.
+"""Opening and making HDF5 files, finding the files they point at by HDF5's own rules, and refusing those they may not
+point at.
 
 A file from elsewhere may point at any path of this machine. What it points at must lie, after symbolic links are
 resolved, under the parent of the file's own folder or under a folder that the environment variable HDF5_VDS_PREFIX
@@ -8,13 +9,16 @@ names, unless the caller allows more.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  (importing it registers Blosc2 and the other filters)
 
+from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
 
 VDS_PREFIX = "HDF5_VDS_PREFIX"
@@ -30,22 +34,46 @@ def open_hdf5(path: Path) -> h5py.File:
         raise UserError(f"{path}: does not exist")
     if not path.is_file():
         raise UserError(f"{path}: is not a file")
-    try:
+    with reporting_damage(path):
         return h5py.File(path, "r")
+
+
+@contextmanager
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turns what h5py raises as it stumbles over a damaged file into a UserError."""
+    try:
+        yield
     except HDF5_ERRORS as error:
         raise UserError(f"{path}: {_reason(str(error))}") from error
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yields an HDF5 file to write, which appears at ``path`` when the block succeeds, and else not at all.
+
+    Raises UserError where it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                yield file
+        except (OSError, RuntimeError) as error:
+            # What HDF5 makes of a full disk is several lines long, and a RuntimeError once closing fails too.
+            if code := re.search(r"errno = ([0-9]+)", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+            raise
 
 
 def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset stored in this very file. Raises UserError where there is none or a link leads elsewhere."""
     node: Any = file
     for part in name.strip("/").split("/"):
-        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-        if link is None:
-            raise UserError(f"{file.filename}: has no dataset {name}")
-        if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{file.filename}: {name} is a link to elsewhere, which is not followed")
         try:
+            link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+            if link is None:
+                raise UserError(f"{file.filename}: has no dataset {name}")
+            if not isinstance(link, h5py.HardLink):
+                raise UserError(f"{file.filename}: {name} is a link to elsewhere, which is not followed")
             node = node[part]
         except HDF5_ERRORS as error:
             raise UserError(f"{file.filename}: {name} {_reason(str(error))}") from error

@@ -55,6 +55,18 @@ class Continuous:
         """One name a column."""
         return (self.name,)
 
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers ``sample`` takes."""
+        return 2 if self.constant_probability else 1
+
+    def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Uniform numbers (N, draws) in [0, 1) to columns (N, 1)."""
+        if not self.constant_probability:
+            return uniforms
+        constant = self.encode(self.constant_value)
+        return np.where(uniforms[:, 1:] < self.constant_probability, constant, uniforms[:, :1])
+
     def encode(self, value: float) -> NDArray[np.float64]:
         """Raw value to columns (1,). Raises ValueError outside the range."""
         position = (float(value) - self.min) / (self.max - self.min)
@@ -106,6 +118,19 @@ class Categorical:
             f"{self.name}={value:g}" if isinstance(value, float) else f"{self.name}={value}" for value in self.values
         )
 
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers ``sample`` takes."""
+        return 1
+
+    def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Uniform numbers (N, 1) in [0, 1) to one-hot columns (N, K), drawn by weight."""
+        ends = np.cumsum(self.weights)
+        # Rounding may lift the product to the end of the last category of any weight.
+        last = int(np.flatnonzero(self.weights)[-1])
+        drawn = np.minimum(np.searchsorted(ends, uniforms[:, 0] * ends[-1], side="right"), last)
+        return np.eye(self.width)[drawn]
+
     def index(self, raw_value: float) -> int:
         """The category whose raw value this is. Raises ValueError when there is none."""
         distances = np.abs(np.asarray(self.raw_values) - float(raw_value))
@@ -150,6 +175,17 @@ class Discrete:
         """One name a column."""
         return (self.name,)
 
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers ``sample`` takes."""
+        return 1
+
+    def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Uniform numbers (N, 1) in [0, 1) to columns (N, 1) of equally likely integers."""
+        span = self.max - self.min
+        # The product of the largest number below 1 may round up to the end.
+        return np.minimum(np.floor(uniforms * (span + 1)), span) / span
+
     def encode(self, value: int) -> NDArray[np.float64]:
         """Integer to columns (1,). Raises ValueError outside the range or between two integers."""
         if not (self.min <= value <= self.max and float(value).is_integer()):
@@ -184,6 +220,16 @@ class NoteDuration:
         """One name a column."""
         return ("note_start", "note_end")
 
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers ``sample`` takes."""
+        return 2
+
+    def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Uniform numbers (N, 2) in [0, 1) to columns (N, 2): sorted, and at least 10 ms apart."""
+        start, end = np.sort(uniforms, axis=1).T * self.max_seconds
+        return np.stack(_keep_apart(start, end, self.max_seconds), axis=1) / self.max_seconds
+
     def encode(self, value: tuple[float, float]) -> NDArray[np.float64]:
         """(start, end) in seconds to columns (2,). Raises ValueError unless 0 <= start <= end <= max_seconds."""
         start, end = (float(seconds) for seconds in value)
@@ -196,12 +242,18 @@ class NoteDuration:
 
         The end moves first, then the start where the end would leave the sound.
         """
-        start, end = sorted(float(position) * self.max_seconds for position in _clip(columns))
-        end = min(max(end, start + MIN_NOTE_SECONDS), self.max_seconds)
-        return min(start, end - MIN_NOTE_SECONDS), end
+        first, last = np.sort(_clip(columns)) * self.max_seconds
+        start, end = _keep_apart(first, last, self.max_seconds)
+        return float(start), float(end)
 
 
 Parameter = Continuous | Categorical | Discrete | NoteDuration
+
+
+def _keep_apart(start: NDArray, end: NDArray, max_seconds: float) -> tuple[NDArray, NDArray]:
+    """Sorted times at least 10 ms apart: the end moves first, then the start where the end would leave the sound."""
+    end = np.minimum(np.maximum(end, start + MIN_NOTE_SECONDS), max_seconds)
+    return np.minimum(start, end - MIN_NOTE_SECONDS), end
 
 
 def _clip(columns: ArrayLike) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_pipeline.cli import UserError
+from data_pipeline.counter_rng import uniforms
 from data_pipeline.param_kinds import Categorical, Continuous, Discrete, Label, NoteDuration, Parameter
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ MAX_SPEC_BYTES = 4 << 20
 MAX_WIDTH = 4096
 MAX_NAME_LENGTH = 200
 MAX_PERMUTATIONS = 1000
+MAX_REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,20 @@ class ParamSpec:
             raise ValueError(f"column {self.column_names[int(np.argmax(np.isnan(columns)))]} is NaN")
         return {parameter.name: parameter.decode(columns[self.slices[parameter.name]]) for parameter in self.parameters}
 
+    def sample(self, seed: int, indices: Sequence[int], attempts: Sequence[int]) -> NDArray[np.float32]:
+        """Rows (N, W) drawn from the spec's distribution, one for each (index, attempt) of the N pairs.
+
+        A row depends on (seed, index, attempt) alone. Every row is its own label: decoding and encoding it again
+        changes nothing beyond float32's rounding.
+        """
+        ends = list(itertools.accumulate(parameter.draws for parameter in self.parameters))
+        drawn = uniforms(seed, indices, attempts, ends[-1])
+        columns = [
+            parameter.sample(drawn[:, end - parameter.draws : end])
+            for parameter, end in zip(self.parameters, ends, strict=True)
+        ]
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
     def labels(self, values: Mapping[str, Any]) -> dict[str, Label]:
         """The synthesizer's own label of every categorical parameter's raw value."""
         return {
@@ -166,6 +183,12 @@ def bundled_specs() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
 
 
+def bundled_spec_of_width(width: int) -> ParamSpec | None:
+    """The bundled spec whose rows have this many columns; None where there is none, or more than one."""
+    fitting = [spec for spec in map(load_spec, bundled_specs()) if spec.width == width]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def load_spec(name_or_path: str) -> ParamSpec:
     """Reads a bundled spec by name (``surge_xt``) or any spec by the path of its .json file.
 
@@ -176,7 +199,8 @@ def load_spec(name_or_path: str) -> ParamSpec:
         return _parse_spec(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"spec {name_or_path} is malformed: {reason}") from error
+        # Reasons quote the spec, which may hold anything.
+        raise UserError(f"spec {name_or_path} is malformed: {textwrap.shorten(reason, MAX_REASON_LENGTH)}") from error
 
 
 def spec_text(name_or_path: str) -> str:
@@ -207,13 +231,14 @@ def _refuse_constant(constant: str) -> float:
 
 def _parse_spec(data: Any) -> ParamSpec:
     spec = ParamSpec(
-        name=_typed(data, "name", str),
+        name=_name(data),
         synth_params=_parse_parameters(_typed(data, "synth_params", list)),
         note_params=_parse_parameters(_typed(data, "note_params", list)),
         interchangeable=tuple(_strings(group) for group in data.get("interchangeable", [])),
     )
     if _typed(data, "width", int) != spec.width:
         raise ValueError(f"width says {data['width']}, its parameters have {spec.width} columns")
+    "".join(spec.column_names).encode()  # Half a surrogate pair in a label cannot be printed or stored.
     return spec
 
 
@@ -224,9 +249,7 @@ def _parse_parameters(entries: list[Any]) -> tuple[Parameter, ...]:
 
 
 def _parse_parameter(entry: Any) -> Parameter:
-    name = _typed(entry, "name", str)
-    if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-        raise ValueError(f"parameter name {name[:40]!r} is empty, longer than {MAX_NAME_LENGTH}, or not printable")
+    name = _name(entry)
     kind = _typed(entry, "kind", str)
     if kind not in _PARSERS:
         raise ValueError(f"{name}: unknown kind {kind[:40]!r}; there are {', '.join(_PARSERS)}")
@@ -289,6 +312,13 @@ def _typed(data: Any, key: str, kind: type[T]) -> T:
     if not isinstance(data[key], kind) or isinstance(data[key], bool):
         raise ValueError(f"{key} must be of type {kind.__name__}")
     return data[key]
+
+
+def _name(data: Any) -> str:
+    name = _typed(data, "name", str)
+    if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+        raise ValueError(f"the name {name[:40]!r} is empty, longer than {MAX_NAME_LENGTH}, or not printable")
+    return name
 
 
 def _number(value: Any) -> float:

@@ -8,6 +8,7 @@ A split maps its rows to shards; see ``virtual_sources`` for why it is never rea
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,9 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
-from data_pipeline.hdf5_files import HDF5_ERRORS, open_hdf5
+from data_pipeline.hdf5_files import HDF5_ERRORS, new_hdf5, open_hdf5
+from data_pipeline.param_spec import MAX_WIDTH
 from data_pipeline.virtual_sources import Segment, trace
 
 AUDIO = "audio"
@@ -39,19 +40,23 @@ MAX_BLOCK_BYTES = 160 << 20
 
 @dataclass(frozen=True)
 class ShardAttributes:
-    """What a shard says about itself in its root attributes; durations in seconds, loudness in LUFS."""
+    """What a shard says about itself in its root attributes: seconds, LUFS, and a peak relative to full scale.
 
-    spec_name: str
-    spec_hash: str
-    seed: int
-    first_sample_index: int
+    None stands for what nobody knows of an older shard's rows: such an attribute is not written.
+    """
+
+    spec_name: str | None
+    spec_hash: str | None
+    seed: int | None
+    first_sample_index: int | None
     synth_name: str
     synth_version: str
-    sample_rate: float = 44100.0
-    channels: int = 2
-    duration_seconds: float = 4.0
-    velocity: int = 100
-    min_loudness: float = -55.0
+    sample_rate: float | None = 44100.0
+    channels: int | None = 2
+    duration_seconds: float | None = 4.0
+    velocity: int | None = 100
+    min_loudness: float | None = -55.0
+    max_peak: float | None = math.inf
 
 
 class ShardReader:
@@ -129,13 +134,18 @@ class ShardReader:
             position += stop - start
         return rows
 
-    def blocks(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """All rows in order, as (first row, block) with bounded memory and no chunk decompressed twice."""
+    def blocks(self, name: str, start_row: int = 0) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All rows in order, as (first row, block) with bounded memory and no chunk decompressed twice.
+
+        Blocks that end before ``start_row`` are left out.
+        """
         for segment in self._segments[name]:
             rows = _block_rows(segment)
             end = segment.first_row + segment.rows
             for start in range(segment.first_row, end, rows):
-                yield start, self._read(segment, start, min(start + rows, end))
+                stop = min(start + rows, end)
+                if stop > start_row:
+                    yield start, self._read(segment, start, stop)
 
     def source_of(self, name: str, index: int) -> tuple[Path, int]:
         """The shard that holds a row, and the row's number in it."""
@@ -205,10 +215,16 @@ def write_shard(
     for name, array in arrays.items():
         if not len(array) == len(audio) > 0 or not _fits(array.shape[1:], ROW_SHAPES[name]):
             raise ValueError(f"{name} of shape {array.shape} does not fit a shard of {len(audio)} rows")
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(Path(path)) as file:
         for name, array in arrays.items():
             create_dataset(file, name, len(array), array.shape[1:])[:] = array
-        file.attrs.update({**asdict(attributes), "writer_version": WRITER_VERSION, "complete": True})
+        seal(file, attributes)
+
+
+def seal(file: h5py.File, attributes: ShardAttributes) -> None:
+    """Adds the root attributes to a shard whose rows are all there."""
+    known = {name: value for name, value in asdict(attributes).items() if value is not None}
+    file.attrs.update({**known, "writer_version": WRITER_VERSION, "complete": True})
 
 
 def create_dataset(file: h5py.File, name: str, rows: int, row_shape: tuple[int, ...]) -> h5py.Dataset:
@@ -216,15 +232,26 @@ def create_dataset(file: h5py.File, name: str, rows: int, row_shape: tuple[int, 
 
     One row a chunk, so that a random row costs one small decompression; parameters are too small to compress.
     """
+    shape, dtype = (rows, *row_shape), stored_dtype(name)
     if name == PARAM_ARRAY:
-        return file.create_dataset(name, (rows, *row_shape), np.float32)
+        return file.create_dataset(name, shape, dtype)
     compression = hdf5plugin.Blosc2(cname="lz4", filters=hdf5plugin.Blosc2.BITSHUFFLE)
-    return file.create_dataset(name, (rows, *row_shape), np.float16, chunks=(1, *row_shape), compression=compression)
+    return file.create_dataset(name, shape, dtype, chunks=(1, *row_shape), compression=compression)
+
+
+def stored_dtype(name: str) -> type[np.floating]:
+    """The type in which our shards store a dataset."""
+    return np.float32 if name == PARAM_ARRAY else np.float16
+
+
+def row_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """The shape of one row of every dataset of a shard of W = ``width`` columns."""
+    return {name: tuple(size or width for size in shape) for name, shape in ROW_SHAPES.items()}
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(
-        want in (None, size) and size > 0 for size, want in zip(shape, expected, strict=True)
+        0 < size <= MAX_WIDTH if want is None else size == want for size, want in zip(shape, expected, strict=True)
     )
 
 

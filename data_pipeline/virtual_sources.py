@@ -8,6 +8,7 @@ its mappings are traced, by HDF5's own rules, to plain datasets, and whatever st
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from data_pipeline.hdf5_files import (
     VDS_PREFIX,
     local_dataset,
     open_hdf5,
+    reporting_damage,
     resolve,
 )
 
@@ -58,7 +60,7 @@ def virtual_sources(path: Path) -> list[VirtualSource]:
 
     Raises UserError for a file that cannot be opened, or a mapping of anything but whole, consecutive rows.
     """
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reporting_damage(path):
         sources = []
         for name in map(str, file):
             if isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -103,13 +105,14 @@ class _Tracer:
     def segments(self, name: str) -> list[Segment]:
         """The segments of one dataset that could be traced; the others leave a fault."""
         try:
-            link = self._file.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                return [self._whole(self._open(link.filename, EXTERNAL_LINK_PREFIX), link.path)]
-            dataset = local_dataset(self._file, name)
-            if not dataset.is_virtual:
-                return [self._whole(self._file, name)]
-            return self._mapped(name, dataset)
+            with reporting_damage(self._path):
+                link = self._file.get(name, getlink=True)
+                if isinstance(link, h5py.ExternalLink):
+                    return [self._whole(self._open(link.filename, EXTERNAL_LINK_PREFIX), os.fsdecode(link.path))]
+                dataset = local_dataset(self._file, name)
+                if not dataset.is_virtual:
+                    return [self._whole(self._file, name)]
+                return self._mapped(name, dataset)
         except UserError as error:
             self.faults[str(error)] = None
             return []
@@ -147,9 +150,11 @@ class _Tracer:
 
     def _plain(self, file: h5py.File, name: str) -> h5py.Dataset:
         dataset = local_dataset(file, name)
-        if dataset.is_virtual:
+        with reporting_damage(Path(file.filename)):
+            is_virtual, is_external = dataset.is_virtual, bool(dataset.external)
+        if is_virtual:
             raise UserError(f"{file.filename}: {name} is itself virtual: run splits on the shards that it maps")
-        if dataset.external and not self._allow_external:
+        if is_external and not self._allow_external:
             raise UserError(
                 f"{file.filename}: {name} keeps its data in another file: refused without --allow_external "
                 "(in training: --config.data.allow_external=True)"
@@ -173,21 +178,25 @@ class _Tracer:
 
     def _check_complete(self, file: h5py.File) -> None:
         """Rows that a renderer has not written yet read as zeros."""
-        if not file.attrs.get("complete", True):
+        with reporting_damage(Path(file.filename)):
+            complete = bool(file.attrs.get("complete", True))
+        if not complete:
             self.faults[f"{file.filename}: is incomplete: its rendering has not finished"] = None
 
 
 def _segment(dataset: h5py.Dataset, first_row: int, rows: int, source_first_row: int) -> Segment:
-    return Segment(
-        first_row=first_row,
-        rows=rows,
-        path=Path(dataset.file.filename).absolute(),
-        dataset=str(dataset.name),
-        source_first_row=source_first_row,
-        row_shape=dataset.shape[1:],
-        dtype=dataset.dtype,
-        chunk_rows=dataset.chunks[0] if dataset.chunks else 1,
-    )
+    path = Path(dataset.file.filename)
+    with reporting_damage(path):
+        return Segment(
+            first_row=first_row,
+            rows=rows,
+            path=path.absolute(),
+            dataset=str(dataset.name),
+            source_first_row=source_first_row,
+            row_shape=dataset.shape[1:],
+            dtype=dataset.dtype,
+            chunk_rows=dataset.chunks[0] if dataset.chunks else 1,
+        )
 
 
 def _mappings(dataset: h5py.Dataset, name: str) -> list[VirtualSource]:

@@ -1,0 +1,19 @@
+"""Sounds of the built-in synthesizer: a data set on any machine, with no plugin.
+
+    python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=data/subtractive/shards \
+        --shards=0-11 --samples_per_shard=1000 --seed=0
+
+Every value is explained in configs/render_surge_simple.py.
+"""
+
+import ml_collections
+
+from configs import render_surge_simple
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Surge Simple's rules for the built-in synthesizer."""
+    c = render_surge_simple.get_config()
+    c.synth = "subtractive"
+    c.spec = "subtractive"
+    return c

@@ -1,0 +1,40 @@
+"""What a render config (``configs/render_*.py``) says, checked and in the types of the renderer."""
+
+from __future__ import annotations
+
+import math
+
+import ml_collections
+
+from data_pipeline.cli import UserError
+from data_pipeline.param_spec import load_spec
+from data_pipeline.row_renderer import RenderSettings
+from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.worker_pool import Supervision
+
+
+def render_settings(
+    config: ml_collections.ConfigDict,
+    *,
+    seed: int,
+    plugin: str = "",
+    preset: str = "",
+    allow_other_version: bool = False,
+    verify_each: bool = False,
+) -> RenderSettings:
+    """What decides the data set's content. Raises UserError for values that make no sense and an unknown spec."""
+    for name in ("batch_rows", "verify_every"):
+        if config[name] < 1:
+            raise UserError(f"{name}={config[name]} must be at least 1")
+    for name in ("render_seconds", "max_worker_gib", "max_peak"):
+        if not config[name] > 0:
+            raise UserError(f"{name}={config[name]} must be positive")
+    if math.isnan(config.min_loudness):
+        raise UserError("min_loudness=nan is no loudness; -inf refuses only silence")
+    synth = SynthSettings(config.synth, load_spec(config.spec), plugin, preset, allow_other_version)
+    return RenderSettings(synth, seed, config.min_loudness, config.max_peak, 1 if verify_each else config.verify_every)
+
+
+def supervision(config: ml_collections.ConfigDict) -> Supervision:
+    """When a worker is given up."""
+    return Supervision(config.render_seconds, int(config.max_worker_gib * 2**30))

@@ -1,0 +1,76 @@
+"""How a rendering run tells where it is: a live line on a terminal, a line now and then in a night's log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+
+LOG_SECONDS = 30.0
+
+
+class RenderProgress:
+    """Rows per second, time left, refused renders by reason, restarts. Use as a context manager; writes to stderr."""
+
+    def __init__(self, total: int, done: int, refused: Counter[str] | None = None) -> None:
+        """``done`` rows of ``total`` are there from earlier runs, which refused renders for these reasons."""
+        self._total, self._done, self._first = total, done, done
+        self._refused = Counter(refused)
+        self._restarts: Counter[str] = Counter()
+        self._start = self._last_line = time.monotonic()
+        self._live = Live(console=Console(stderr=True), auto_refresh=False) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+        if self._done > self._first and not self._live:
+            self._print()
+
+    def update(self, rows: int, refused: Counter[str], restarts: Sequence[str]) -> None:
+        """Counts a batch."""
+        self._done += rows
+        self._refused += refused
+        for restart in restarts:
+            reason, _, detail = restart.partition(": ")
+            if reason not in self._restarts:
+                self.say(f"a worker was replaced ({reason}: {detail}); further ones for this reason are only counted")
+            self._restarts[reason] += 1
+        if self._live:
+            self._live.update(str(self), refresh=True)
+        elif time.monotonic() - self._last_line > LOG_SECONDS:
+            self._print()
+
+    def say(self, text: str) -> None:
+        """A line of its own, for what should not scroll by."""
+        if self._live:
+            self._live.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._start
+        rate = (self._done - self._first) / max(seconds, 1e-9)
+        left = timedelta(seconds=round((self._total - self._done) / rate)) if rate else "?"
+        return (
+            f"{self._done}/{self._total} rows, {rate:.1f} rows/s, {left} left; refused: {_listed(self._refused)}; "
+            f"workers restarted: {_listed(self._restarts)}"
+        )
+
+    def _print(self) -> None:
+        print(self, file=sys.stderr, flush=True)
+        self._last_line = time.monotonic()
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"

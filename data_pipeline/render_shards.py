@@ -1,0 +1,117 @@
+"""Renders a data set's shards.
+
+    python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=DIR --shards=0-11
+
+writes DIR/shard-0.h5 to DIR/shard-11.h5. Row k of the data set depends on --seed and k alone, so that a job array may
+share the work by --shards. Every batch of rows is committed as it is rendered: after Ctrl-C, a crash or a full disk
+the same command goes on where it stopped. Rendering uses every core unless --workers says otherwise; Surge XT is
+hosted by pedalboard, and both are GPL-3.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import ml_collections
+from absl import flags
+
+from data_pipeline import cli, config_flag
+from data_pipeline.cli import UserError
+from data_pipeline.counter_rng import MAX_SEED
+from data_pipeline.render_config import render_settings, supervision
+from data_pipeline.render_progress import RenderProgress
+from data_pipeline.render_run import Plan, open_shards, render
+from data_pipeline.splits import parse_shards
+from data_pipeline.worker_pool import WorkerPool
+
+if TYPE_CHECKING:
+    from data_pipeline.ray_executor import RayExecutor
+
+FLAGS = flags.FLAGS
+# Some systems have no hard limit on open files, but refuse to be without a soft one.
+ENOUGH_FILES = 1 << 16
+
+
+def main(argv: list[str]) -> None:
+    """Entry point of the command."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: everything is said by flags, see --help")
+    _raise_file_limit()
+    config = config_flag.read()
+    plan = _plan(config)
+    shards = open_shards(plan)
+    total = len(plan.numbers) * plan.samples_per_shard
+    missing = sum(len(shard.missing) for shard in shards)
+    refused = sum((shard.refused for shard in shards), Counter())
+    try:
+        with RenderProgress(total, total - missing, refused) as progress, _executor(config, plan, missing) as executor:
+            signal.signal(signal.SIGTERM, _interrupt)  # After Ray has put a handler of its own in place.
+            render(plan, shards, executor, progress)
+    except KeyboardInterrupt:
+        missing = sum(len(shard.missing) for shard in shards)
+        cli.fail(f"interrupted; {total - missing} of {total} rows are safe, the same command goes on", cli.INTERRUPTED)
+    finally:
+        for shard in shards:
+            shard.close()
+    print(f"{total} rows in {len(plan.numbers)} shards are complete in {plan.output}")
+
+
+def _plan(config: ml_collections.ConfigDict) -> Plan:
+    settings = render_settings(
+        config,
+        seed=FLAGS.seed,
+        plugin=FLAGS.plugin,
+        preset=FLAGS.preset,
+        allow_other_version=FLAGS.allow_other_version,
+        verify_each=FLAGS.verify_each,
+    )
+    numbers = tuple(parse_shards(FLAGS.shards))
+    return Plan(settings, Path(FLAGS.output), numbers, FLAGS.samples_per_shard, config.batch_rows)
+
+
+def _raise_file_limit() -> None:
+    """Every shard of the plan has its log open, and many systems begin with a limit of 1024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _executor(config: ml_collections.ConfigDict, plan: Plan, missing: int) -> WorkerPool | RayExecutor:
+    if FLAGS.executor == "ray":
+        from data_pipeline.ray_executor import RayExecutor
+
+        return RayExecutor(plan.settings, supervision(config))
+    batches = -(-missing // plan.batch_rows)
+    return WorkerPool(plan.settings, min(FLAGS.workers, batches), supervision(config))
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    config_flag.define()
+    flags.DEFINE_string("output", None, "Folder for the shards.", required=True)
+    flags.DEFINE_string("shards", None, "Numbers of the shards to render, such as 0-11 or 0,3,5-7.", required=True)
+    flags.DEFINE_integer("samples_per_shard", 10_000, "Rows of each shard.", lower_bound=1, upper_bound=10_000_000)
+    flags.DEFINE_integer(
+        "workers", _cores(), "Worker processes on this machine, at most one for each core.", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0, upper_bound=MAX_SEED)
+    flags.DEFINE_string("plugin", "", "Path of the VST3 plugin; for Surge XT the one of `make surge-xt` if empty.")
+    flags.DEFINE_string("preset", "", "A .vstpreset to start from, for plugins other than Surge XT.")
+    flags.DEFINE_bool("verify_each", False, "Check after every render that the plugin holds the patch.")
+    flags.DEFINE_bool("allow_other_version", False, "Accept a Surge XT that was never tested.")
+    flags.DEFINE_enum("executor", "local", ["local", "ray"], "Where to render: on this machine, or a Ray cluster.")
+    cli.run(main)

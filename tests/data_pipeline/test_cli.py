@@ -1,0 +1,32 @@
+"""How commands end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+WITH_A_THREAD = """
+import threading
+from data_pipeline import cli
+
+def main(argv):
+    threading.Thread(target=threading.Event().wait).start()
+    cli.exit_without_threads()
+    print("written before the end")
+    {end}
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [("return 0", 0, ""), ("return 3", 3, ""), ("cli.fail('no disk', 1)", 1, "error: no disk\n")],
+)
+def test_a_command_ends_although_a_thread_never_does(end: str, code: int, told: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_A_THREAD.format(end=end)], capture_output=True, text=True, timeout=60
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (code, "written before the end\n", told)

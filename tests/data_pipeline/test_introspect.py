@@ -1,0 +1,106 @@
+"""Drafting a spec from a plugin's own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.cli import UserError
+from data_pipeline.introspect import draft_spec, spec_json
+from data_pipeline.param_kinds import Categorical, Continuous, Discrete, NoteDuration
+from data_pipeline.param_spec import load_spec
+from data_pipeline.synths.vst3 import Vst3Synth
+from tests.data_pipeline.fake_vst3 import FakeParameter, FakeVst3
+from tests.helpers import assert_usage_error, run_cli
+
+SHOWN: dict[str, tuple[Any, ...]] = {
+    "cutoff": tuple(float(hertz) for hertz in range(20, 1020)),
+    "drive": ("-",),
+    "octave": (-1.0, 0.0, 1.0),
+    "wave": ("Saw", "Square", "Sine", "Noise"),
+    "sync": (False, True),
+    "level": (float("-inf"), -6.0, 0.0),
+    "colour": ("Off", "Warm", "Off", "Cold"),
+    "access": ("A", "B"),
+    "bypass_fake": (False, True),
+    "midi_cc_1_74": tuple(map(float, range(128))),
+    "cc12": tuple(map(float, range(128))),
+}
+
+
+def fake(shown: Mapping[str, tuple[Any, ...]] = SHOWN) -> FakeVst3:
+    plugin = FakeVst3(list(shown))
+    plugin._parameters = {name: FakeParameter(plugin, name, values) for name, values in shown.items()}
+    return plugin
+
+
+def test_parameters_become_kinds_by_what_they_show() -> None:
+    spec, left_out = draft_spec(fake(), "fake")
+    drafted = {parameter.name: parameter for parameter in spec.synth_params}
+    assert left_out == ["bypass_fake", "midi_cc_1_74", "cc12"]
+    assert list(drafted) == ["cutoff", "drive", "octave", "wave", "sync", "level", "colour", "access"]
+    assert drafted["cutoff"] == Continuous("cutoff", 0.0, 1.0)
+    assert drafted["drive"] == Continuous("drive", 0.0, 1.0)
+    assert drafted["wave"] == Categorical(
+        "wave", ("Saw", "Square", "Sine", "Noise"), (0.125, 0.375, 0.625, 0.875), (1.0,) * 4
+    )
+    assert drafted["sync"] == Categorical("sync", (False, True), (0.25, 0.75), (1.0, 1.0))
+    octave, level, colour = (drafted[name] for name in ("octave", "level", "colour"))
+    assert isinstance(octave, Categorical)
+    assert octave.values == (-1.0, 0.0, 1.0)
+    assert isinstance(level, Categorical)
+    assert level.values == ("-inf", -6.0, 0.0)
+    assert isinstance(colour, Categorical)
+    assert (colour.values, colour.raw_values) == (("Off", "Warm", "Cold"), (0.125, 0.375, 0.875))
+    assert spec.note_params == (Discrete("pitch", 48, 72), NoteDuration("note_start_and_end", 4.0))
+
+
+def test_a_draft_loads_and_renders(tmp_path: Path) -> None:
+    drafted, _ = draft_spec(fake(), "fake")
+    path = tmp_path / "fake.json"
+    path.write_text(spec_json(drafted))
+    spec = load_spec(str(path))
+    assert spec == drafted
+    synth = Vst3Synth(fake(), spec, "Fake", "1.0")
+    audio = synth.render(spec.decode(np.random.default_rng(0).random(spec.width)))
+    synth.verify()
+    assert np.abs(audio).max() > 0.01
+
+
+def test_the_base_patch_decides_what_there_is() -> None:
+    class Renaming(FakeVst3):
+        @property
+        def parameters(self) -> Mapping[str, Any]:
+            loaded = self.held["a"] == 0.25 and self.seconds >= 0.4
+            return {"square" if loaded else "saw": FakeParameter(self, "a")}
+
+    loaded = FakeVst3(["a"], initial=0.25)
+    assert [parameter.name for parameter in draft_spec(Renaming(["a"]), "x")[0].synth_params] == ["saw"]
+    assert [p.name for p in draft_spec(Renaming(["a"]), "x", loaded.preset_data)[0].synth_params] == ["square"]
+    with pytest.raises(UserError, match="not a VST3 preset"):
+        draft_spec(Renaming(["a"]), "x", b"garbage" * 10)
+
+
+def test_a_plugin_that_gives_no_spec_is_refused() -> None:
+    with pytest.raises(UserError, match="no parameters"):
+        draft_spec(fake({"bypass": (False, True)}), "x")
+    with pytest.raises(UserError, match="columns; 1 to 4096 are possible"):
+        draft_spec(fake({f"p{index}": () for index in range(4100)}), "x")
+    with pytest.raises(UserError, match="occurs more than once"):
+        draft_spec(fake({"pitch": ()}), "x")
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    module, output = "data_pipeline.introspect", tmp_path / "spec.json"
+    assert_usage_error(run_cli(module), "usage:")
+    assert_usage_error(run_cli(module, "a.vst3"), "usage:")
+    assert_usage_error(run_cli(module, "a.vst3", "--output=spec.txt"), "must end in .json")
+    assert_usage_error(run_cli(module, "a.vst3", f"--output={output}"), "there is no plugin at")
+    assert_usage_error(run_cli(module, "a.vst3", f"--output={output}", "--preset=none"), "cannot read the preset")
+    output.write_text("edited")
+    assert_usage_error(run_cli(module, "a.vst3", f"--output={output}"), "exists")
+    assert output.read_text() == "edited"

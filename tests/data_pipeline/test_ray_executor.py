@@ -1,0 +1,157 @@
+"""The same plan on Ray: the same bytes, with faults; and a cluster that changes under a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data_pipeline.cli import UserError
+from data_pipeline.param_spec import load_spec
+from data_pipeline.row_renderer import Batch, RenderSettings
+from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.worker_pool import Supervision
+from tests.data_pipeline.scripted_synth import SPEC
+from tests.helpers import REPOSITORY, assert_usage_error, run_cli
+
+SETTINGS = RenderSettings(SynthSettings("none", load_spec("subtractive")), 0, -55.0, 1.0, 10)
+MODULE = "data_pipeline.ray_executor"
+
+
+def render(folder: Path, name: str, script: dict[str, Any], *flags: str) -> Any:
+    """Two shards of six rows in ``folder/name``; Ray sees two cores and keeps its files in the folder."""
+    (folder / "spec.json").write_text(json.dumps(SPEC))
+    scripts = folder / f"script_{name}"
+    scripts.mkdir()
+    (scripts / "script.json").write_text(json.dumps(script))
+    return run_cli(
+        "data_pipeline.render_shards",
+        "--config=configs/render_subtractive.py",
+        f"--output={folder / name}",
+        "--shards=0-1",
+        "--samples_per_shard=6",
+        "--workers=1",
+        f"--preset={scripts / 'script.json'}",
+        "--config.synth=tests.data_pipeline.scripted_synth",
+        f"--config.spec={folder / 'spec.json'}",
+        "--config.batch_rows=3",
+        *flags,
+        cwd=REPOSITORY,
+        RAY_USAGE_STATS_ENABLED="0",
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_ray_renders_the_same_bytes_in_spite_of_a_crash(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+    local = render(tmp_path, "local", {})
+    assert local.returncode == 0, local.stderr
+    ray = render(tmp_path, "ray", {"crash": 0.5, "once": ["crash"]}, "--executor=ray")
+    assert ray.returncode == 0, ray.stderr
+    assert "workers restarted: 1" in ray.stderr
+    assert (tmp_path / "script_ray" / "crash.happened").exists()
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_synthesizer_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+    result = render(tmp_path, "ray", {}, "--executor=ray", "--config.synth=moog")
+    assert_usage_error(result, "no synthesizer is called 'moog'")
+
+
+def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    with pytest.raises(UserError, match=r"pip install 'synthjax\[ray\]'"):
+        __import__(MODULE)
+
+
+class FakeCluster:
+    """Ray's functions, for tasks that are done in the order of asking; ``cpus`` may change at any time."""
+
+    def __init__(self, cpus: float) -> None:
+        self.cpus = cpus
+        self.most_pending = 0
+        self.cancelled: list[Batch] = []
+        self.ended = False
+
+    def init(self, **options: Any) -> None:
+        assert options["ignore_reinit_error"]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus} if self.cpus else {}
+
+    def remote(self, settings: RenderSettings, supervision: Supervision, batch: Batch) -> Batch:
+        assert settings is SETTINGS
+        return batch
+
+    def wait(self, pending: list[Batch], num_returns: int) -> tuple[list[Batch], list[Batch]]:
+        self.most_pending = max(self.most_pending, len(pending))
+        return pending[:num_returns], pending[num_returns:]
+
+    def get(self, task: Batch) -> Batch:
+        return task
+
+    def cancel(self, task: Batch) -> None:
+        self.cancelled.append(task)
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+    from data_pipeline import ray_executor
+
+    cluster = FakeCluster(4)
+    monkeypatch.setattr(ray_executor, "ray", cluster)
+    monkeypatch.setattr(ray_executor, "_render", SimpleNamespace(remote=cluster.remote))
+    return cluster
+
+
+def executor() -> Any:
+    from data_pipeline.ray_executor import RayExecutor
+
+    return RayExecutor(SETTINGS, Supervision())
+
+
+BATCHES = [Batch((number,)) for number in range(40)]
+
+
+def test_tasks_are_as_many_as_keep_the_cores_busy(cluster: FakeCluster) -> None:
+    source = iter(BATCHES)
+    with executor() as ray:
+        outcomes = ray.run(source)
+        next(outcomes)
+        assert next(source) is BATCHES[8]
+        assert [BATCHES[0], *outcomes] == BATCHES[:8] + BATCHES[9:]
+    assert cluster.most_pending == 8
+
+
+@pytest.mark.parametrize("cpus", [1.0, 0.0])
+def test_nodes_may_leave_and_join(cluster: FakeCluster, cpus: float) -> None:
+    """With more tasks under way than there is now room for, no new ones are begun; then there is room again."""
+    done = []
+    with executor() as ray:
+        for number, outcome in enumerate(ray.run(BATCHES)):
+            cluster.cpus = {3: cpus, 20: 16.0}.get(number, cluster.cpus)
+            done.append(outcome)
+    assert done == BATCHES
+    assert cluster.most_pending > 8
+
+
+def test_leaving_cancels_what_is_under_way(cluster: FakeCluster) -> None:
+    with executor() as ray:
+        next(ray.run(BATCHES))
+    assert cluster.cancelled == BATCHES[1:8]
+    assert cluster.ended
