@@ -19,11 +19,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipeline import cli
+from data_pipeline import cli, config_flag
 from data_pipeline.param_spec import load_spec
 from data_pipeline.shards import MEL_SPEC, ROW_SHAPES
 from data_pipeline.stats import MelStats
-from synthjax import config_flag, sharding
+from synthjax import sharding
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from data_pipeline.cli import UserError
-from data_pipeline.shards import MEL_SPEC, ROW_SHAPES
+from data_pipeline.shards import MEL_SPEC, row_shapes
 from synthjax.sampling import SOLVERS
 
 POSITIVE = (
@@ -22,7 +22,17 @@ POSITIVE = (
     "sampling.steps",
     "sampling.batch_size",
 )
-NATURAL = ("seed", "data.workers", "data.min_std_db", "train.eval_every", "optim.lr", "optim.weight_decay")
+NATURAL = (
+    "seed",
+    "data.workers",
+    "data.min_std_db",
+    "train.eval_every",
+    "validation.probe_sounds",
+    "optim.lr",
+    "optim.weight_decay",
+    "ranking.mss",
+    "ranking.wmfcc",
+)
 CHOICES: dict[str, tuple[str, ...]] = {
     "compute_dtype": ("float32", "bfloat16"),
     "validation.solver": tuple(SOLVERS),
@@ -61,9 +71,12 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
     features = config.model.field.time_features
     fits = features == 1 or features % 2 == 0
     _require(fits, "model.field.time_features", config, "must be 1 or even: cos and sin of each angle")
-    smallest = min(size for size in ROW_SHAPES[MEL_SPEC][1:] if size is not None)
-    fits = config.model.encoder.patch <= smallest
-    _require(fits, "model.encoder.patch", config, f"must be at most {smallest}, the number of mels")
+    for key in ("model.encoder.patch", "model.encoder.stride"):
+        _require(len(_get(config, key)) == 2 and min(_get(config, key)) >= 1, key, config, "must be (mels, frames)")
+    _, mels, frames = row_shapes(width=0)[MEL_SPEC]
+    high, wide = config.model.encoder.patch
+    fits = high <= mels and wide <= frames
+    _require(fits, "model.encoder.patch", config, f"must fit into {mels} mels and {frames} frames")
 
 
 def _sizes(section: ml_collections.ConfigDict) -> list[str]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
+from data_pipeline import cli
 from data_pipeline.cli import UserError
 from synthjax.train_step import TrainState
 
@@ -24,6 +27,19 @@ BEST_BY = "val/loss"
 
 # Orbax logs a page of tracebacks for a failure that it also raises, and that we tell in a line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL)
+
+
+def _ignore_late_writes(tell: Callable[[Any], object]) -> Callable[[Any], None]:
+    """An ``unraisablehook`` without the arrays of a failed write that end after Orbax closed their event loop."""
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+
+    return hook
+
+
+sys.unraisablehook = _ignore_late_writes(sys.unraisablehook)
 
 
 class CheckpointError(Exception):
@@ -123,15 +139,27 @@ class Checkpoints:
         """Starts writing ``state`` in the background, once the write before it has ended.
 
         Raises:
-          CheckpointError: if the write before it failed (a full disk); this one is under way nevertheless.
+          CheckpointError: if the write before it failed (a full disk), this one being under way nevertheless; or if
+            this one cannot be started.
         """
         try:
             self.wait()
         finally:
             self._sweep()
+            self._check_space(step, state)
             self._writing = step
             self._guarded(
                 lambda: self._checkpointer.save_checkpointables_async(step, _trees(state), force=True, metrics=metrics)
+            )
+
+    def _check_space(self, step: int, state: TrainState) -> None:
+        """Orbax writes until the disk is full, and leaves it so: better not to begin."""
+        needed = sum(array.nbytes for array in jax.tree.leaves(_trees(state)))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise CheckpointError(
+                f"checkpoint {step} could not be written: it takes {needed / 1e6:,.0f} MB, "
+                f"{free / 1e6:,.0f} MB are free under {self._directory}"
             )
 
     def wait(self) -> None:
@@ -149,9 +177,8 @@ class Checkpoints:
             write()
         except Exception as error:  # Orbax wraps what the file system says in errors of several kinds.
             step, self._writing = self._writing, None
-            # A failed background write leaves the checkpointer unusable.
-            with suppress(Exception):
-                self._checkpointer.close()
+            # It is unusable now, and its threads may wait minutes for each other: nobody waits for them.
+            cli.exit_without_threads()
             self._open()
             self._failed.add(step)
             raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error

@@ -1,12 +1,17 @@
-"""Measures a trained model on a split: python -m synthjax.evaluate --workdir=DIR --split=test
+"""Measures a trained model: python -m synthjax.evaluate --workdir=DIR --split=test [--render]
 
-Writes metrics.json, per_parameter.csv and predictions.h5 to --output (default: WORKDIR/evaluation/SPLIT-STEP).
+Samples a patch for every row of a split and writes metrics.json, per_parameter.csv and predictions.h5 to --output
+(default: WORKDIR/evaluation/SPLIT-STEP). With --render the patches are also heard: rendered, measured against their
+targets, and put beside the true patches rendered again (oracle) and the synthesizer's own chance (noise floor);
+per_sample.csv tells each one's figures and report.html plays them. What was interrupted goes on where it stopped.
+--dataset=FOLDER measures on sound files instead, by sound alone.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +21,18 @@ from absl import flags
 
 from data_pipeline import cli
 from data_pipeline.atomic import atomic_path, make_folder
+from data_pipeline.hdf5_files import HDF5_ERRORS
 from data_pipeline.param_spec import Categorical, NoteDuration, ParamSpec
 from data_pipeline.progress import progress_bar
-from data_pipeline.shards import PARAM_ARRAY, ShardReader
-from synthjax import distributed, model_flags
+from data_pipeline.shards import AUDIO, PARAM_ARRAY, ShardReader
+from synthjax import compilation_cache, distributed, model_flags, renderer_flags
 from synthjax.data import EvalBatches, open_split, prefetch
+from synthjax.evaluation_sounds import Evaluated, evaluate_sounds
+from synthjax.foreign_sounds import ForeignSounds
 from synthjax.inference import TrainedModel
 from synthjax.param_metrics import per_parameter_mse, row_metrics, summarise, swap_to_best
-from synthjax.workdir import Workdir
+
+PREDICTIONS = "predictions.h5"
 
 
 def main(argv: list[str]) -> int:
@@ -31,22 +40,66 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: evaluate takes flags only")
     f = flags.FLAGS
+    if f.dataset and not f.render:
+        raise cli.UserError("--dataset has sounds without parameters, which only --render can measure")
     distributed.initialise()
-    workdir = Workdir(f.workdir)
-    model = TrainedModel.load(workdir, checkpoint=f.checkpoint, use_ema=f.use_ema)
+    compilation_cache.enable()
+    model = model_flags.load_model()
+    return _evaluate_folder(model) if f.dataset else _evaluate_split(model)
+
+
+def _evaluate_split(model: TrainedModel) -> int:
+    f = flags.FLAGS
     root = f.data_root or model.config.data.root
     allow_external = f.allow_external or model.config.data.allow_external
     reader = open_split(root, f.split, model.spec, allow_external=allow_external)
-    output = Path(f.output or workdir.path / "evaluation" / f"{f.split}-{model.step}")
-    if distributed.is_main():
-        make_folder(output)  # Before the long part.
-    predicted = sample_split(model, reader)
+    output = _output(f.split, model)
+    about = {"split": f.split, "rows": len(reader), **_about(model)}
+    predicted = read_predictions(output, about, model.spec) if f.render else None
+    if predicted is None:
+        predicted = sample_split(model, reader)
     if not distributed.is_main():
         return 0
     true = reader.read_rows(PARAM_ARRAY, np.arange(len(reader)))
-    about = {"split": f.split, "checkpoint": model.step, "weights": "ema" if f.use_ema else "params"}
-    write_report(output, about, predicted, true, model.spec)
+    write_predictions(output, about, predicted, model.spec)
+    metrics = write_parameter_report(output, about, predicted, true, model.spec)
+    if f.render:
+        names = [f"{f.split} {index}" for index in range(len(reader))]
+        with renderer_flags.start_renderer(model.spec) as renderer:
+            evaluated = Evaluated(model.spec, names, predicted, lambda index: reader.read(AUDIO, index), true)
+            evaluate_sounds(evaluated, renderer, output, about, metrics, f.report_sounds)
     return 0
+
+
+def _evaluate_folder(model: TrainedModel) -> int:
+    f = flags.FLAGS
+    sounds = ForeignSounds.find(Path(f.dataset))
+    output = _output(Path(f.dataset).resolve().name, model)
+    about = {"dataset": str(Path(f.dataset).resolve()), "rows": len(sounds.paths), **_about(model)}
+    predicted = read_predictions(output, about, model.spec)
+    if predicted is None:
+        predicted = sounds.sample(model)
+        write_predictions(output, about, predicted, model.spec)
+    with renderer_flags.start_renderer(model.spec) as renderer:
+        evaluated = Evaluated(model.spec, sounds.names, predicted, sounds.load, None)
+        evaluate_sounds(evaluated, renderer, output, about, {}, f.report_sounds)
+    return sounds.report_faults()
+
+
+def _output(name: str, model: TrainedModel) -> Path:
+    """The folder to write to, made before the long part."""
+    f = flags.FLAGS
+    output = Path(f.output or Path(f.workdir) / "evaluation" / f"{name}-{model.step}")
+    if distributed.is_main():
+        make_folder(output)
+    return output
+
+
+def _about(model: TrainedModel) -> dict[str, Any]:
+    """What predictions depend on."""
+    sampling = {name: value for name, value in dict(model.config.sampling).items() if name != "batch_size"}
+    weights = "ema" if flags.FLAGS.use_ema else "params"
+    return {"checkpoint": model.step, "weights": weights, "seed": model.config.seed, "sampling": sampling}
 
 
 def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:
@@ -61,22 +114,25 @@ def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:
     return np.concatenate(rows)[: len(reader)]
 
 
-def write_report(output: Path, about: dict[str, Any], predicted: np.ndarray, true: np.ndarray, spec: ParamSpec) -> None:
-    """metrics.json, per_parameter.csv and predictions.h5 in ``output``, and the table on the terminal."""
-    metrics: dict[str, Any] = about | {"count": len(true)}
+def write_parameter_report(
+    output: Path, about: Mapping[str, Any], predicted: np.ndarray, true: np.ndarray, spec: ParamSpec
+) -> dict[str, np.ndarray]:
+    """metrics.json and per_parameter.csv in ``output``, and the table on the terminal; returns every row's metrics."""
+    metrics: dict[str, Any] = {**about, "count": len(true)}
+    rows = row_metrics(predicted, true, spec)
     print(f"{'metric':<36}{'mean':>10}   95 % interval     n = {len(true)}")
-    for name, values in row_metrics(predicted, true, spec).items():
+    for name, values in rows.items():
         mean, low, high = summarise(values)
         metrics |= {name: mean, f"{name}_ci95": [low, high]}
         print(f"{name:<36}{mean:>10.5f}   {low:.5f} .. {high:.5f}")
     swapped = swap_to_best(predicted, true, spec)
-    errors, swapped_errors = (per_parameter_mse(rows, true, spec) for rows in (predicted, swapped))
+    errors, swapped_errors = (per_parameter_mse(some, true, spec) for some in (predicted, swapped))
     metrics |= {"per_parameter_mse": errors, "per_parameter_mse_best_swap": swapped_errors}
     with atomic_path(output / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     _write_csv(output / "per_parameter.csv", predicted, true, spec, errors, swapped_errors)
-    _write_predictions(output / "predictions.h5", predicted, spec)
     print(f"wrote metrics.json, per_parameter.csv and predictions.h5 to {output}")
+    return rows
 
 
 def _write_csv(
@@ -108,15 +164,28 @@ def value_names(spec: ParamSpec) -> list[str]:
     return names
 
 
-def _write_predictions(path: Path, predicted: np.ndarray, spec: ParamSpec) -> None:
-    """``rows`` (N, W), their decoded raw ``values`` (N, P) named by ``value_names``, and ``source_index`` (N,)."""
+def write_predictions(output: Path, about: Mapping[str, Any], predicted: np.ndarray, spec: ParamSpec) -> None:
+    """predictions.h5: ``rows`` (N, W), their decoded raw ``values`` (N, P) named by ``value_names``, and
+    ``source_index`` (N,); the attribute ``about`` tells what they are predictions of.
+    """
     decoded = [np.hstack([*map(np.atleast_1d, spec.decode(row).values())]) for row in predicted]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(output / PREDICTIONS) as temporary, h5py.File(temporary, "w") as file:
         file["rows"] = predicted.astype(np.float32)
         file["values"] = np.asarray(decoded, np.float64)
         file["value_names"] = value_names(spec)
         file["source_index"] = np.arange(len(predicted), dtype=np.int64)
         file.attrs["spec_name"], file.attrs["spec_hash"] = spec.name, spec.content_hash
+        file.attrs["about"] = json.dumps(about)
+
+
+def read_predictions(output: Path, about: Mapping[str, Any], spec: ParamSpec) -> np.ndarray | None:
+    """The rows that an earlier run of the same evaluation has written; None where there are none."""
+    try:
+        with h5py.File(output / PREDICTIONS) as file:
+            same = file.attrs["spec_hash"] == spec.content_hash and json.loads(file.attrs["about"]) == about
+            return file["rows"][:] if same else None
+    except (KeyError, ValueError, *HDF5_ERRORS):
+        return None
 
 
 if __name__ == "__main__":
@@ -124,4 +193,10 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", "test", "Split to measure on: test, val or train.")
     flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
     flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP.")
+    flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
+    flags.DEFINE_string("dataset", None, "Folder of sounds from elsewhere to measure on, instead of a split.")
+    flags.DEFINE_integer(
+        "report_sounds", 50, "Sounds in report.html, evenly from the best to the worst.", lower_bound=1
+    )
+    renderer_flags.define()
     cli.run(main)

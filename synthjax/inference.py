@@ -21,7 +21,7 @@ from synthjax.workdir import Workdir
 
 
 def jit_sampler(trainer: Trainer, mesh: Mesh, *, guidance: float, solver: str, steps: int) -> jax.stages.Wrapped:
-    """A jitted (params, mel (B, C, M, F) dB, x0 (B, W), stats) -> rows (B, W) on [-1, 1], on every host."""
+    """A jitted (params, mel (B, C, M, F) dB, x0 (B, *K, W), stats) -> rows like x0 on [-1, 1], on every host."""
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     params = sharding.parameter_shardings(trainer.abstract, mesh, fsdp=trainer.config.mesh.fsdp)
 
@@ -52,13 +52,24 @@ class TrainedModel:
     sampler: jax.stages.Wrapped
 
     @classmethod
-    def load(cls, workdir: Workdir, *, checkpoint: str = "best", use_ema: bool = True) -> TrainedModel:
-        """Reads config, spec, statistics and weights of a run.
+    def load(
+        cls,
+        workdir: Workdir,
+        *,
+        checkpoint: str = "best",
+        use_ema: bool = True,
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> TrainedModel:
+        """Reads config, spec, statistics and weights of a run; the sampler's settings default to the config's.
 
         Raises:
-          UserError: if the workdir holds no run or not that checkpoint.
+          UserError: if the workdir holds no run or not that checkpoint, or for a solver that does not exist.
         """
         config, spec, stats = workdir.read_config(), workdir.read_spec(), workdir.read_stats()
+        chosen = {"solver": solver, "steps": steps, "guidance": guidance}
+        config.sampling.update({name: value for name, value in chosen.items() if value is not None})
         trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
         mesh = sharding.make_mesh(config.mesh if _fits(config.mesh) else _one_axis())
         abstract = abstract_state(trainer, trainer.state_shardings(mesh))
@@ -76,15 +87,30 @@ class TrainedModel:
         return cls(config, spec, step, mesh, params, stats, sampler)
 
     def sample(self, batch: HostBatch) -> np.ndarray:
-        """Rows (B, W) in [0, 1] columns, not clipped, for a host batch of ``mel_spec`` and ``x0``."""
+        """Rows (B, *K, W) in [0, 1] columns, not clipped, for a host batch of ``mel_spec`` and ``x0`` (B, *K, W)."""
         placed = sharding.place({name: batch[name] for name in ("mel_spec", "x0")}, sharding.batch_sharding(self.mesh))
         rows = self.sampler(self.params, placed["mel_spec"], placed["x0"], self.stats)
         return from_model_scale(np.asarray(rows))
 
-    def batch_size(self, rows: int) -> int:
-        """The config's sampling batch, no larger than ``rows``, rounded up to a multiple of the data axis."""
+    def draw(self, mels: np.ndarray, x0: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """Rows (S, K, W) in [0, 1] columns, not clipped, for S spectrograms (S, C, M, F) in dB and noise (S, K, W).
+
+        ``batch_size`` is how many sounds are sampled at once; every other size is compiled anew.
+        """
+        sounds, draws, _ = x0.shape
+        size = batch_size or self.batch_size(sounds, draws)
+        rows = []
+        for first in range(0, sounds, size):
+            batch = np.minimum(np.arange(first, first + size), sounds - 1)  # Padding repeats the last sound.
+            rows.append(self.sample({"mel_spec": mels[batch], "x0": x0[batch]}))
+        return np.concatenate(rows)[:sounds]
+
+    def batch_size(self, sounds: int, draws: int = 1) -> int:
+        """Sounds to sample at once: the config's sampling batch in rows of ``draws`` for each sound, no more than
+        ``sounds``, rounded up to a multiple of the data axis.
+        """
         parts = self.mesh.shape[sharding.DATA]
-        return -(-min(self.config.sampling.batch_size, rows) // parts) * parts
+        return -(-min(max(1, self.config.sampling.batch_size // draws), sounds) // parts) * parts
 
     def local_rows(self, batch_size: int) -> range:
         """This process's rows of a batch."""

@@ -42,8 +42,9 @@ def _row_metrics(predicted: Rows, true: Rows, spec: ParamSpec) -> dict[str, PerR
     ]
     if hits:
         metrics["category_accuracy"] = np.mean(hits, axis=0)
-    for parameter, columns in _parameters(spec):
+    for parameter in spec.note_params:
         if isinstance(parameter, Discrete):
+            columns = spec.slices[parameter.name]
             notes = [_semitones(rows[:, columns], parameter) for rows in (predicted, true)]
             metrics[f"{parameter.name}_within_semitone"] = (np.abs(notes[0] - notes[1]) <= 1).astype(np.float64)
     return metrics

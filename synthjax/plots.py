@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,6 +22,12 @@ def _literal(name: str) -> str:
     return name.replace("$", r"\$")
 
 
+def _ticks(names: Sequence[str]) -> tuple[range, list[str]]:
+    """Places and labels for as many names as can be read."""
+    places = range(0, len(names), -(-len(names) // 100))
+    return places, [_literal(names[place]) for place in places]
+
+
 def assignment_matrix(assignment: np.ndarray, parameter_names: Sequence[str]) -> np.ndarray:
     """|A| of Param2Tok (N tokens, W columns): which parameters share a token.
 
@@ -33,10 +39,51 @@ def assignment_matrix(assignment: np.ndarray, parameter_names: Sequence[str]) ->
     axes = figure.add_subplot()
     picture = axes.imshow(magnitude[order], aspect="auto", interpolation="nearest", cmap="magma")
     figure.colorbar(picture, ax=axes, label="|A|")
-    every = -(-len(parameter_names) // 100)
-    ticks = range(0, len(parameter_names), every)
-    axes.set_xticks(ticks, [_literal(parameter_names[i]) for i in ticks], rotation=90, fontsize=5)
+    ticks, labels = _ticks(parameter_names)
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=5)
     axes.set(ylabel="token, ordered by strongest parameter", title="Param2Tok assignment")
+    return _pixels(figure)
+
+
+def token_similarity(assignment: np.ndarray, embeddings: np.ndarray, parameter_names: Sequence[str]) -> np.ndarray:
+    """What Param2Tok has learned of which parameters belong together: two matrices (W, W), in row order.
+
+    Left, the cosine between columns of |A| (N tokens, W columns): parameters that share tokens, such as those of one
+    oscillator, are blocks on the diagonal. Right, the cosine between ``embeddings`` (W, E): parameters that play the
+    same part are alike wherever they are assigned, so that interchangeable oscillators are lines beside the diagonal.
+    Both start out as 1 throughout (a little noise apart), and part as the symmetries are learned.
+    """
+    panels = {
+        "shared tokens: cosine of the columns of |A|": cosine_similarity(np.abs(assignment).T),
+        "same part: cosine of the embeddings": cosine_similarity(embeddings),
+    }
+    ticks, labels = _ticks(parameter_names)
+    figure = Figure(figsize=(18, 9.5), dpi=DPI, layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True)
+    for axes, (title, matrix) in zip(row, panels.items(), strict=True):
+        picture = axes.imshow(matrix, interpolation="nearest", vmin=-1.0, vmax=1.0, cmap="RdBu_r")
+        axes.set(title=title, xlabel="the same parameters in the same order", xticks=[])
+    row[0].set_yticks(ticks, labels, fontsize=5)
+    figure.colorbar(picture, ax=list(row), shrink=0.8)
+    return _pixels(figure)
+
+
+def cosine_similarity(vectors: np.ndarray) -> np.ndarray:
+    """Cosines (K, K) between K vectors (K, E); a vector of zeros is like no other."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.where(lengths > 0, lengths, 1.0)
+    return units @ units.T
+
+
+def loss_by_time(losses: Mapping[float, float]) -> np.ndarray:
+    """Velocity loss against the time t on the path from noise (0) to data (1)."""
+    times = sorted(losses)
+    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(times, [losses[t] for t in times], marker="o")
+    axes.set(xlim=(0, 1), xlabel="t", ylabel="velocity loss", title="Validation loss against time")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
     return _pixels(figure)
 
 
@@ -49,4 +96,14 @@ def parameter_bars(errors: dict[str, float]) -> np.ndarray:
     axes.tick_params(axis="y", labelsize=6)
     axes.margins(y=0.002)
     axes.set(xlabel="mean squared error of the columns in [0, 1]", title="Sampled rows of the validation split")
+    return _pixels(figure)
+
+
+def spectrograms(sounds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Decibel mel spectrograms (C, M, F) under each other by name, their channels averaged, on one scale."""
+    figure = Figure(figsize=(8, 2.4 * len(sounds)), dpi=DPI, layout="constrained")
+    for axes, (name, mel) in zip(figure.subplots(len(sounds), squeeze=False)[:, 0], sounds.items(), strict=True):
+        picture = axes.imshow(mel.mean(axis=0), origin="lower", aspect="auto", vmin=-80.0, vmax=0.0, cmap="magma")
+        figure.colorbar(picture, ax=axes, label="dB")
+        axes.set(title=_literal(name), xlabel="frame (10 ms)", ylabel="mel band")
     return _pixels(figure)

@@ -1,46 +1,120 @@
-"""Predicts the patch behind a sound: python -m synthjax.predict --workdir=DIR sound.wav --output=DIR
+"""Predicts the patches behind sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
 
-Writes NAME.json with a value for every parameter of the synthesizer, the pitch and the note's times.
+A SOUND is a file, or a folder whose sounds are all taken. For each the output folder gets NAME.json (the value of
+every parameter, the pitch and the note's times), for Surge XT NAME.vstpreset to load in any host, and, where the
+synthesizer is at hand, NAME.wav, the patch as it sounds: then the candidates drawn from the posterior are ranked by how
+near they sound to the target. report.html shows and plays it all. A sound that cannot be read is reported and left
+out; the exit code is 1 then.
 """
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from data_pipeline import cli
-from data_pipeline.atomic import atomic_path, make_folder
-from data_pipeline.audio_io import load_sound
-from data_pipeline.mel import mel_spectrogram
+from data_pipeline.atomic import make_folder
+from data_pipeline.audio_io import LoadedSound, load_sound
+from data_pipeline.param_spec import ParamSpec
+from data_pipeline.patch_renderer import PatchRenderer
+from data_pipeline.progress import progress_bar
 from data_pipeline.stats import STATS_FILE, load_stats
-from synthjax import model_flags, sharding
-from synthjax.data import PREDICT_NOISE, draw_noise
+from synthjax import compilation_cache, model_flags, renderer_flags
 from synthjax.inference import TrainedModel
-from synthjax.workdir import Workdir
+from synthjax.prediction_files import PredictionFiles
+from synthjax.prediction_report import PredictionReport
+from synthjax.predictor import Predictor
+from synthjax.report_entries import described
+from synthjax.sound_files import find_sounds, result_names
 
 
 def main(argv: list[str]) -> int:
     """The command."""
-    if len(argv) != 2:
-        raise cli.UserError("give one sound file: python -m synthjax.predict --workdir=DIR sound.wav --output=DIR")
-    f, sound = flags.FLAGS, Path(argv[1])
-    loaded = load_sound(sound)
-    for note in loaded.notes:
-        print(f"{sound.name}: {note}")
-    model = TrainedModel.load(Workdir(f.workdir), checkpoint=f.checkpoint, use_ema=f.use_ema)
+    if len(argv) < 2:
+        raise cli.UserError("give sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR")
+    f, sounds = flags.FLAGS, find_sounds(argv[1:])
+    output = Path(f.output)
+    make_folder(output)  # Before the long part.
+    compilation_cache.enable()
+    model = model_flags.load_model()
     if f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
-    prediction = {"sound": str(sound), "checkpoint": model.step, **predict(model, loaded.audio)}
-    output = Path(f.output)
-    make_folder(output)
-    with atomic_path(output / f"{sound.stem}.json") as path:
-        path.write_text(json.dumps(prediction, indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {output / f'{sound.stem}.json'}")
-    return 0
+    with _renderer(model.spec) as renderer:
+        faults = predict_files(Predictor(model, renderer), sounds, output)
+    if faults:
+        print(f"{len(sounds) - len(faults)} of {len(sounds)} sounds predicted; left out:", file=sys.stderr)
+        for fault in faults:
+            print(f"  {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
+    """The renderer of the flags; none, after saying why, where there is none."""
+    if not flags.FLAGS.render:
+        return nullcontext()
+    try:
+        return renderer_flags.start_renderer(spec)
+    except cli.UserError as error:
+        print(f"no renderer: {error}; the patch given is the medoid of the candidates", file=sys.stderr)
+        return nullcontext()
+
+
+def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:
+    """Writes the results of every sound that can be read, and returns what is wrong with the others."""
+    f = flags.FLAGS
+    files = PredictionFiles(output, predictor.model.spec)
+    config = predictor.model.config
+    sampling = {name: config.sampling[name] for name in ("solver", "steps", "guidance")}
+    seed = config.seed if f.seed is None else f.seed
+    about = {"checkpoint": predictor.model.step, "seed": seed, "sampling": sampling}
+    at_once = predictor.model.batch_size(len(sounds), f.candidates)
+    names = result_names(sounds)
+    faults: list[str] = []
+    with progress_bar("predicting", len(sounds)) as advance, _report(output, about, len(sounds)) as report:
+        for first in range(0, len(sounds), at_once):
+            group = range(first, min(first + at_once, len(sounds)))
+            loaded = {index: sound for index in group if (sound := _load(sounds[index], faults))}
+            targets = [sound.audio for sound in loaded.values()]
+            found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
+            for (index, sound), prediction in zip(loaded.items(), found, strict=True):
+                interrupted = False
+                if f.refine:
+                    prediction, interrupted = predictor.refine(sound.audio, prediction, f.refine, seed=f.seed)
+                files.write(names[index], prediction, {"sound": str(sounds[index]), **about})
+                report.add(names[index], sound, prediction)
+                if interrupted:
+                    raise KeyboardInterrupt
+                advance(1)
+    return faults
+
+
+@contextmanager
+def _report(output: Path, about: Mapping[str, Any], sounds: int) -> Iterator[PredictionReport]:
+    """The report, finished in the end and on Ctrl-C with what there is."""
+    about = described({"run": flags.FLAGS.workdir, **about})
+    with PredictionReport(output / "report.html", about, sounds) as report:
+        try:
+            yield report
+        except KeyboardInterrupt:
+            report.finish()
+            raise
+        report.finish()
+
+
+def _load(sound: Path, faults: list[str]) -> LoadedSound | None:
+    try:
+        loaded = load_sound(sound)
+    except cli.UserError as error:
+        faults.append(str(error))
+        return None
+    for note in loaded.notes:
+        print(f"{sound.name}: {note}", file=sys.stderr)
+    return loaded
 
 
 def _check_statistics(model: TrainedModel, path: Path) -> None:
@@ -49,28 +123,14 @@ def _check_statistics(model: TrainedModel, path: Path) -> None:
         raise cli.UserError(f"{path} is not what this model was trained with: leave out --data_root")
 
 
-def predict(model: TrainedModel, audio: np.ndarray) -> dict[str, Any]:
-    """The patch that a model hears in audio (2, 176400) at 44.1 kHz, as JSON values.
-
-    ``parameters`` are raw values, ``labels`` the names of categories, ``row`` the sampled columns in [0, 1].
-    """
-    spec, parts = model.spec, model.mesh.shape[sharding.DATA]
-    mel = mel_spectrogram(audio)
-    noise = draw_noise(1, spec.width, PREDICT_NOISE, model.config.seed)
-    batch = {"mel_spec": np.repeat(mel[None], parts, axis=0), "x0": np.repeat(noise, parts, axis=0)}
-    row = model.sample(batch)[0]
-    values = spec.decode(row)
-    notes = {parameter.name: values.pop(parameter.name) for parameter in spec.note_params}
-    return {
-        "spec": spec.name,
-        "parameters": values,
-        "labels": spec.labels(values),
-        **notes,
-        "row": [float(column) for column in row],
-    }
-
-
 if __name__ == "__main__":
     model_flags.define()
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
+    flags.DEFINE_integer("candidates", 4, "Patches to draw for each sound; the best is given.", lower_bound=1)
+    flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
+    flags.DEFINE_float(
+        "refine", 0.0, "Seconds to search around each sound's best candidate by rendering.", lower_bound=0.0
+    )
+    flags.DEFINE_bool("render", True, "Render the candidates, to rank them by sound.")
+    renderer_flags.define()
     cli.run(main)

@@ -2,11 +2,12 @@ r"""Rows from noise: fixed-step solvers of dx/dt = v(x, t | z) from t = 0 to 1, 
 
     v_s(x, t) = (1 - s) v(x, t | none) + s v(x, t | z)                     (1)  guidance strength s
 
-Shapes: B batch, W row width, L conditioning rows, D width.
+Shapes: B batch, K draws for each sound, W row width, L conditioning rows, D width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -75,12 +76,17 @@ def solve(field: Field, x0: Float[Array, "B W"], *, solver: str, steps: int) -> 
 def sample_rows(
     model: FlowModel,
     mel: Float[Array, "B C M F"],
-    x0: Float[Array, "B W"],
+    x0: Float[Array, "B *K W"],
     *,
     guidance: float,
     solver: str,
     steps: int,
-) -> Float[Array, "B W"]:
-    """Rows on the model's scale [-1, 1] for standardised spectrograms; the encoder runs once."""
-    field = guided_field(model, model.encode(mel), guidance)
-    return solve(field, x0, solver=solver, steps=steps)
+) -> Float[Array, "B *K W"]:
+    """Rows on the model's scale [-1, 1] for standardised spectrograms.
+
+    The encoder runs once for each sound, however many draws ``x0`` has for it, and all draws are solved as one batch.
+    """
+    draws = math.prod(x0.shape[1:-1])
+    z = jnp.repeat(model.encode(mel), draws, axis=0)
+    field = guided_field(model, z, guidance)
+    return solve(field, x0.reshape(-1, x0.shape[-1]), solver=solver, steps=steps).reshape(x0.shape)

@@ -20,16 +20,17 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from data_pipeline import cli
+from data_pipeline import cli, config_flag
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import ShardReader
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
-from synthjax import config_flag, distributed, plots, sharding
+from synthjax import distributed, sharding
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, open_split, prefetch
 from synthjax.interrupts import StopRequest
 from synthjax.logbook import Logbook, NonFinite
+from synthjax.probe import Probe, start_probe
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from synthjax.validation import Validator
 from synthjax.workdir import Workdir
@@ -68,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     spec = load_spec(config.data.spec)
     reader = open_split(config.data.root, "train", spec, allow_external=config.data.allow_external)
     run = set_up(config, spec, reader)
-    workdir.prepare(config, _identity(reader, spec, run.stats), write=distributed.is_main())
+    workdir.prepare(config, dataset_identity(reader, spec, run.stats), write=distributed.is_main())
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, start = _restore_or_init(run, checkpoints)
@@ -80,8 +81,11 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         if writers:
             stack.callback(writers.close)
         logbook = Logbook(writers, display, config.data.batch_size)
-        loop = Loop(run, checkpoints, logbook, display, stack.enter_context(StopRequest()))
-        return loop.go(state, start)
+        stop = stack.enter_context(StopRequest())
+        probe = _start_probe(run, writers, display)
+        if probe:
+            stack.callback(probe.close)
+        return Loop(run, checkpoints, logbook, display, stop, probe).go(state, start)
 
 
 def set_up(config: ml_collections.ConfigDict, spec: ParamSpec, reader: ShardReader) -> Run:
@@ -118,7 +122,7 @@ def set_up(config: ml_collections.ConfigDict, spec: ParamSpec, reader: ShardRead
     )
 
 
-def _identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:
+def dataset_identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:
     """What a workdir remembers of its training data: a moved data set is the same, another one is not."""
     rows = reader.read_rows("param_array", np.arange(min(FINGERPRINT_ROWS, len(reader))))
     return {
@@ -153,15 +157,30 @@ def _announce(run: Run, display: TrainingDisplay, start: int, checkpoints: Check
         display.say(f"no val.h5 under {run.config.data.root}: no validation while training")
 
 
+def _start_probe(run: Run, writers: Writers | None, display: TrainingDisplay) -> Probe | None:
+    """The validation probe, where it is wanted and can be: on the process that writes, and with a renderer."""
+    count = run.config.validation.probe_sounds
+    if writers is None or run.validator is None or not count:
+        return None
+    return start_probe(run.spec, run.validator.sounds(count), writers, display.say)
+
+
 class Loop:
     """Validate -> save -> next batch -> step, so that figures describe the saved state and its data position."""
 
     def __init__(
-        self, run: Run, checkpoints: Checkpoints, logbook: Logbook, display: TrainingDisplay, stop: StopRequest
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        logbook: Logbook,
+        display: TrainingDisplay,
+        stop: StopRequest,
+        probe: Probe | None,
     ) -> None:
         self._run, self._checkpoints, self._logbook = run, checkpoints, logbook
-        self._display, self._stop = display, stop
+        self._display, self._stop, self._probe = display, stop, probe
         self._compiled: jax.stages.Compiled | None = None
+        self._last_save: int | None = None
 
     def go(self, state: TrainState, start: int) -> int:
         """Steps from ``start`` to the end or until asked to stop; returns the exit code."""
@@ -215,16 +234,17 @@ class Loop:
         return compiled
 
     def _validate(self, state: TrainState, step: int) -> float | None:
-        """Logs validation figures and pictures of the averaged weights; returns the loss."""
+        """Logs validation figures and pictures of the averaged weights, and has them heard; returns the loss."""
         if self._run.validator is None:
             return None
         self._logbook.fetch()  # Else the time that validation takes would count as the step's.
         result = self._run.validator(state.ema, self._run.stats)
         self._logbook.flush((step, result.scalars))
+        if self._probe:
+            self._probe.submit(step, result.sampled)
         if distributed.is_main():
-            assignment = np.asarray(state.ema["field"]["projection"]["assignment"])
-            self._logbook.image(step, "assignment", plots.assignment_matrix(assignment, self._run.spec.column_names))
-            self._logbook.image(step, "parameter_mse", plots.parameter_bars(result.parameter_errors))
+            for name, pixels in result.pictures(self._run.spec.column_names).items():
+                self._logbook.image(step, name, pixels)
         self._logbook.restart_clock(step)
         return result.scalars[BEST_BY]
 
@@ -233,6 +253,7 @@ class Loop:
         self._logbook.sync()
         if int(state.bad_step) != NO_BAD_STEP:
             raise NonFinite(int(state.bad_step))
+        self._last_save = step
         with self._telling_failures():
             self._checkpoints.save(step, state, None if validation is None else {BEST_BY: validation})
         self._logbook.restart_clock(step)
@@ -254,7 +275,7 @@ class Loop:
     def _end(self, state: TrainState, step: int) -> int:
         """Makes sure that ``step`` is on disk, says what was reached and returns the exit code."""
         self._settle()
-        if step not in self._checkpoints.steps:
+        if step not in self._checkpoints.steps and step != self._last_save:
             self._save(state, step, None)
             self._settle()
         if step not in self._checkpoints.steps:

@@ -1,7 +1,7 @@
 """Where a run's numbers and pictures go: metrics.jsonl, TensorBoard, and Weights & Biases on request.
 
-Scalars that depend on (seed, step) alone go everywhere. Timings, which differ from run to run, go everywhere but to
-metrics.jsonl, so that this file of a resumed run equals that of an uninterrupted one.
+Scalars that depend on (seed, step) alone go everywhere. Timings, and whatever else differs from run to run, go
+everywhere but to metrics.jsonl, so that this file of a resumed run equals that of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scalars = dict[str, float]
 
 
 class Writer(Protocol):
-    """One destination."""
+    """One destination. ``timings``, ``image`` and ``audio`` may be called from any thread."""
 
     def scalars(self, step: int, values: Scalars) -> None:
         """Figures that are a function of (seed, step)."""
@@ -35,6 +35,10 @@ class Writer(Protocol):
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture (rows, columns, 3) uint8."""
+        ...
+
+    def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
+        """A sound (channels, samples) of floats."""
         ...
 
     def flush(self) -> None:
@@ -69,6 +73,9 @@ class JsonLines:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         pass
 
+    def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
+        pass
+
     def flush(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -86,6 +93,12 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # A line cut short by a kill.
+
+
+def _within_full_scale(samples: np.ndarray) -> np.ndarray:
+    """A sound as it is, or made as quiet as it must be for players not to clip it."""
+    samples = samples.astype(np.float32)
+    return samples / max(float(np.abs(samples).max()), 1.0)
 
 
 class TensorBoard:
@@ -116,6 +129,9 @@ class TensorBoard:
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         self._write(step, self._summary.image(name, pixels, dataformats="HWC"))
+
+    def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
+        self._write(step, self._summary.audio(name, _within_full_scale(samples).T, sample_rate))
 
     def flush(self) -> None:
         self._events.flush()
@@ -155,6 +171,9 @@ class WeightsAndBiases:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         self._run.log({"step": step, name: self._wandb.Image(pixels)})
 
+    def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
+        self._run.log({"step": step, name: self._wandb.Audio(_within_full_scale(samples).T, sample_rate=sample_rate)})
+
     def flush(self) -> None:
         pass
 
@@ -188,6 +207,10 @@ class Writers:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         for writer in self._writers:
             writer.image(step, name, pixels)
+
+    def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
+        for writer in self._writers:
+            writer.audio(step, name, samples, sample_rate)
 
     def flush(self) -> None:
         for writer in self._writers:

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, M mels, F frames, N tokens, L conditioning rows (on
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,8 @@ class SpectrogramTransformer(nnx.Module):
     the queries come first, learned positions cover both, and only the queries pass through the last Linear.
 
     Args:
+      patch: mels and frames of a patch; with all mels it is a piece of time (as in SSAST, Gong et al. 2022).
+      stride: mels and frames from one patch to the next.
       swapped_padding: the PyTorch code pads mel by what time needs and the other way round (12 x 40 patches where
         13 x 40 are right); models imported from it need the same.
     """
@@ -62,24 +65,26 @@ class SpectrogramTransformer(nnx.Module):
         layers: int,
         heads: int,
         queries: int,
-        patch: int = 16,
-        stride: int = 10,
+        patch: tuple[int, int] = (16, 16),
+        stride: tuple[int, int] = (10, 10),
         swapped_padding: bool = False,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
         channels, mels, frames = spectrogram_shape
-        padding = padding_to_patches(mels, patch, stride), padding_to_patches(frames, patch, stride)
-        self.padding = padding[::-1] if swapped_padding else padding
-        grid = [(n + p - patch) // stride + 1 for n, p in zip((mels, frames), self.padding, strict=True)]
+        axes = list(zip((mels, frames), patch, stride, strict=True))
+        padding = [padding_to_patches(*axis) for axis in axes]
+        self.padding = tuple(padding[::-1] if swapped_padding else padding)
+        grid = [(n + pad - size) // step + 1 for (n, size, step), pad in zip(axes, self.padding, strict=True)]
         self.queries = queries
         self.dtype = dtype
-        init = uniform_fan_in(channels * patch * patch)
+        self.tiled = stride == patch and not swapped_padding
+        init = uniform_fan_in(channels * patch[0] * patch[1])
         self.patches = nnx.Conv(
             channels,
             dim,
-            kernel_size=(patch, patch),
-            strides=(stride, stride),
+            kernel_size=patch,
+            strides=stride,
             padding="VALID",
             dtype=dtype,
             kernel_init=init,
@@ -97,12 +102,24 @@ class SpectrogramTransformer(nnx.Module):
 
     def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
         image = jnp.pad(mel, ((0, 0), (0, 0), (0, self.padding[0]), (0, self.padding[1])))
-        patches = self.patches(jnp.moveaxis(image, 1, -1))  # (B, mel rows, time columns, D)
+        patches = self._tiles(image) if self.tiled else self._overlapping_patches(image)
         batch, _, _, dim = patches.shape
         queries = jnp.broadcast_to(self.query_tokens[...].astype(self.dtype), (batch, self.queries, dim))
         tokens = jnp.concatenate([queries, patches.reshape(batch, -1, dim)], axis=1)
         tokens = tokens + self.positions[...].astype(self.dtype)
         return self.out(run_layers(self.blocks, tokens)[:, : self.queries])
+
+    def _overlapping_patches(self, image: Float[Array, "B C M F"]) -> Float[Array, "B R Q D"]:
+        """Embedded patches in R mel rows and Q time columns."""
+        return self.patches(jnp.moveaxis(image, 1, -1))
+
+    def _tiles(self, image: Float[Array, "B C M F"]) -> Float[Array, "B R Q D"]:
+        """The same where patches do not overlap, as one matrix product: two to three times as fast on a CPU."""
+        batch, channels, mels, frames = image.shape
+        kernel, bias = (cast(nnx.Param, parameter)[...] for parameter in (self.patches.kernel, self.patches.bias))
+        height, width, *_ = kernel.shape
+        tiles = image.astype(self.dtype).reshape(batch, channels, mels // height, height, frames // width, width)
+        return jnp.einsum("bcrhqw,hwcd->brqd", tiles, kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class ResidualConvBlock(nnx.Module):

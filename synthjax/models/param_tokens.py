@@ -21,17 +21,20 @@ class Param2Tok(nnx.Module):
     """Row to tokens and back through one learned soft assignment A (N, W).
 
     To tokens: A h(diag(x) Z), with h = Linear-GELU-Linear on every parameter. Back, weight-tied:
-    x~_w = sum_d Z'_wd (A^T X)_wd. The assignment starts uniform and every parameter's embedding the same (up to
-    1e-4 noise), so that which parameters share a token is learned; an L1 penalty on A keeps it sparse.
+    x~_w = sum_d Z'_wd (A^T X)_wd. The assignment starts uniform and every parameter's embedding the same, up to
+    noise of deviation ``init_noise`` (1e-4 in the paper), so that which parameters share a token is learned; an L1
+    penalty on A keeps it sparse.
     """
 
-    def __init__(self, width: int, tokens: int, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, width: int, tokens: int, dim: int, *, init_noise: float = INIT_NOISE, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
         normal = jax.random.normal
         shared = normal(rngs.params(), (1, dim)) / math.sqrt(dim)
         uniform = 1.0 / math.sqrt(tokens * width)
-        self.assignment = nnx.Param(uniform + INIT_NOISE * normal(rngs.params(), (tokens, width)), axes=(None, None))
-        self.embed_in = nnx.Param(shared + INIT_NOISE * normal(rngs.params(), (width, dim)), axes=(None, "embed"))
-        self.embed_out = nnx.Param(shared + INIT_NOISE * normal(rngs.params(), (width, dim)), axes=(None, "embed"))
+        self.assignment = nnx.Param(uniform + init_noise * normal(rngs.params(), (tokens, width)), axes=(None, None))
+        self.embed_in = nnx.Param(shared + init_noise * normal(rngs.params(), (width, dim)), axes=(None, "embed"))
+        self.embed_out = nnx.Param(shared + init_noise * normal(rngs.params(), (width, dim)), axes=(None, "embed"))
         self.ff = FeedForward(dim, dim, dim, dtype=dtype, rngs=rngs)
         self.dtype = dtype
 

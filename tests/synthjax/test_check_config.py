@@ -21,6 +21,7 @@ def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None
         ("flow.guidance_dropout", 2.0, "flow.guidance_dropout=2.0 must be a rate"),
         ("data.workers", -1, "data.workers=-1 must not be negative"),
         ("train.eval_every", -5, "train.eval_every=-5 must not be negative"),
+        ("validation.probe_sounds", -1, "validation.probe_sounds=-1 must not be negative"),
         ("validation.sampled_rows", 0, "validation.sampled_rows=0 must be at least 1"),
         ("validation.times", (), "validation.times=() must be times"),
         ("validation.times", (0.5, 1.5), "must be times in [0, 1]"),
@@ -31,7 +32,10 @@ def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None
         ("model.encoder.heads", 3, "model.encoder.dim=16 is not a multiple of model.encoder.heads=3"),
         ("model.field.heads", 5, "model.field.dim=16 is not a multiple of model.field.heads=5"),
         ("model.field.time_features", 7, "model.field.time_features=7 must be 1 or even"),
-        ("model.encoder.patch", 256, "model.encoder.patch=256 must be at most 128"),
+        ("model.encoder.patch", (129, 16), "model.encoder.patch=(129, 16) must fit into 128 mels and 401 frames"),
+        ("model.encoder.patch", (128, 402), "model.encoder.patch=(128, 402) must fit into 128 mels and 401 frames"),
+        ("model.encoder.stride", (16,), "model.encoder.stride=(16,) must be (mels, frames)"),
+        ("model.encoder.stride", (0, 16), "model.encoder.stride=(0, 16) must be (mels, frames)"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -102,6 +103,18 @@ def test_a_failed_write_leaves_the_ones_before_it_and_the_next_succeeds(
         checkpoints.wait()
         assert_equal(checkpoints.restore(1, abstract(state(0))), state(1))
         assert_equal(checkpoints.restore(3, abstract(state(0))), state(3))
+
+
+def test_nothing_is_written_where_it_would_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with filled(tmp_path, {1: None}) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+            with pytest.raises(CheckpointError, match=r"checkpoint 2 .* MB are free under"):
+                checkpoints.save(2, state(2))
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+        checkpoints.save(3, state(3))
+        checkpoints.wait()
+        assert checkpoints.latest == 3
 
 
 def _disk_full() -> None:

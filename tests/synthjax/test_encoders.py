@@ -23,7 +23,15 @@ SMALL = (2, 12, 17)
 
 
 def transformer(shape: tuple[int, int, int], **changes: Any) -> SpectrogramTransformer:
-    sizes = {"dim": 8, "layers": 2, "heads": 2, "queries": 3, "patch": 8, "stride": 5, "dtype": jnp.float32} | changes
+    sizes = {
+        "dim": 8,
+        "layers": 2,
+        "heads": 2,
+        "queries": 3,
+        "patch": (8, 8),
+        "stride": (5, 5),
+        "dtype": jnp.float32,
+    } | changes
     return filled(lambda: SpectrogramTransformer(shape, **sizes, rngs=nnx.Rngs(0)))
 
 
@@ -48,6 +56,18 @@ def test_positions_cover_queries_and_the_patch_grid(swapped: bool, grid: int) ->
     assert abstract_call(make, jax.ShapeDtypeStruct((3, *MEL_SHAPE), jnp.float32)).shape == (3, 8, 16)
 
 
+@pytest.mark.parametrize("shape", [(2, 16, 24), SMALL])
+@pytest.mark.parametrize("patch", [(8, 8), (12, 5)])
+def test_patches_that_do_not_overlap_are_the_same_as_a_matrix_product(
+    shape: tuple[int, int, int], patch: tuple[int, int]
+) -> None:
+    sizes = {"patch": patch, "stride": patch}
+    product, convolution = transformer(shape, **sizes), transformer(shape, **sizes)
+    assert product.tiled
+    convolution.tiled = False
+    np.testing.assert_allclose(call(product, mel(shape)), call(convolution, mel(shape)), rtol=1e-5, atol=1e-6)
+
+
 # Patches 8, stride 5: mel 12 needs 1 zero (2 patches), time 17 needs 1 zero too (3 patches).
 @pytest.mark.parametrize(
     ("shape", "swapped", "grid"),
@@ -63,6 +83,18 @@ def test_transformer_equals_the_formulas(shape: tuple[int, int, int], swapped: b
         reference.parameters(encoder), mel(shape), queries=3, patch=8, stride=5, grid=grid
     )
     np.testing.assert_allclose(call(encoder, mel(shape)), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_patches_need_not_be_square() -> None:
+    """All 12 mels of 4 frames, every 2 frames: 17 frames need 1 zero for 8 patches."""
+    encoder = transformer(SMALL, patch=(12, 4), stride=(12, 2))
+    assert encoder.positions.shape == (3 + 8, 8)
+    mels = mel(SMALL)
+    kernel, bias = encoder.patches.kernel[...], encoder.patches.bias[...]
+    padded = np.pad(mels, ((0, 0), (0, 0), (0, 0), (0, 1)))
+    third = np.einsum("bchw,hwcd->bd", padded[..., 4:8], kernel) + bias
+    image = jnp.asarray(padded)
+    np.testing.assert_allclose(encoder._overlapping_patches(image)[:, 0, 2], third, rtol=1e-4, atol=1e-5)
 
 
 def test_zeros_follow_the_data() -> None:

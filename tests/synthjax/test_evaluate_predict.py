@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.audio_metrics import mss
 from data_pipeline.param_spec import load_spec
 from data_pipeline.shards import PARAM_ARRAY, ShardReader
+from data_pipeline.surge_patch import differences, read_preset
+from data_pipeline.synths.hosting import load_preset, play_note
+from data_pipeline.synths.surge_xt import load_plugin
+from synthjax.candidates import medoid
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli, tiny_flags
 
 ROWS = 10  # Of the test split: two whole sampling batches of four and a part.
@@ -96,6 +102,7 @@ def test_results_do_not_depend_on_the_batch_size(evaluation: Path, trained: Path
     np.testing.assert_allclose(rows_of(tmp_path / "out"), rows_of(evaluation), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, tmp_path: Path) -> None:
     for name, arguments in {"plain": ["--use_ema=False", "--checkpoint=latest"], "second": ["--checkpoint=2"]}.items():
         assert evaluate(trained, *arguments, f"--output={tmp_path / name}").returncode == 0
@@ -128,33 +135,95 @@ def test_a_config_is_read_as_data(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize(("rate", "channels", "seconds"), [(44100, 2, 4.0), (48000, 1, 1.3), (16000, 2, 9.0)])
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds"),
+    [
+        pytest.param(44100, 2, 4.0, marks=pytest.mark.slow),
+        (48000, 1, 1.3),
+        pytest.param(16000, 2, 9.0, marks=pytest.mark.slow),
+    ],
+)
 def test_predict_names_every_parameter_of_a_sound(
     trained: Path, tmp_path: Path, rate: int, channels: int, seconds: float
 ) -> None:
     time = np.arange(int(rate * seconds)) / rate
     sound = tmp_path / "a sound.wav"
     soundfile.write(sound, np.stack([0.4 * np.sin(2 * np.pi * 220 * time)] * channels, axis=1), rate)
-    result = predict(trained, sound, f"--output={tmp_path / 'out'}")
+    result = predict(trained, sound, "--candidates=3", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     prediction = json.loads((tmp_path / "out" / "a sound.json").read_text(encoding="utf-8"))
     assert list(prediction["parameters"]) == [parameter.name for parameter in SPEC.synth_params]
+    assert prediction["parameters"]["a_highpass"]["text"].endswith(" Hz")
     assert 48 <= prediction["pitch"] <= 72
     assert 0 <= prediction["note_start_and_end"][0] < prediction["note_start_and_end"][1] <= 4
-    again = SPEC.decode(prediction["row"])
+    assert len(prediction["candidates"]) == 3
+    again = SPEC.decode(prediction["candidates"][0]["row"])
     assert again["pitch"] == prediction["pitch"]
+    assert again["a_highpass"] == prediction["parameters"]["a_highpass"]["value"]
     for said, expected in [("resampled", rate != 44100), ("padded", seconds < 4), ("used the first 4 s", seconds > 4)]:
-        assert (said in result.stdout) == expected, result.stdout
+        assert (said in result.stderr) == expected, result.stderr
 
 
-def test_predict_gives_the_same_answer_twice(trained: Path, tmp_path: Path) -> None:
-    sound = tmp_path / "s.flac"
-    soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal((44100, 2)), 44100)
+def test_predict_writes_a_preset_that_holds_the_prediction(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.wav")
+    assert predict(trained, tmp_path / "s.wav", f"--output={tmp_path}").returncode == 0
+    values = SPEC.decode(json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["candidates"][0]["row"])
+    assert differences(read_preset(tmp_path / "s.vstpreset"), values, SPEC) == []
+
+
+def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(trained: Path, tmp_path: Path) -> None:
+    if not os.environ.get("SURGE_XT_PLUGIN"):
+        pytest.skip("needs Surge XT: its .vst3 in SURGE_XT_PLUGIN")
+    tone = 0.3 * np.sign(np.sin(2 * np.pi * 220 * np.arange(3 * 44100) / 44100))
+    soundfile.write(tmp_path / "tone.wav", tone, 44100)
+    result = predict(trained, tmp_path / "tone.wav", "--candidates=6", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    prediction = json.loads((tmp_path / "out" / "tone.json").read_text(encoding="utf-8"))
+    assert prediction["chosen"] == "nearest in sound"
+    values = SPEC.decode(prediction["candidates"][0]["row"])
+    plugin = load_plugin(os.environ["SURGE_XT_PLUGIN"])
+    load_preset(plugin, (tmp_path / "out" / "tone.vstpreset").read_bytes())
+    heard = play_note(plugin, values)
+    assert differences(read_preset(plugin.preset_data), values, SPEC) == []
+    rendered, _ = soundfile.read(tmp_path / "out" / "tone.wav", dtype="float32")
+    # Phases run free: the same patch is never the same twice, but far nearer than another one.
+    assert mss(heard, rendered.T) < 0.2 * prediction["candidates"][-1]["mss"]
+
+
+def test_without_a_renderer_the_medoid_is_given_and_that_is_said(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.wav")
+    result = predict(trained, tmp_path / "s.wav", "--candidates=5", "--plugin=none.vst3", f"--output={tmp_path}")
+    assert result.returncode == 0
+    assert "no renderer: there is no plugin at 'none.vst3'" in result.stderr
+    assert "medoid" in result.stderr
+    prediction = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert prediction["chosen"] == "medoid of the candidates"
+    rows = np.array([candidate["row"] for candidate in prediction["candidates"]])
+    assert medoid(rows) == 0
+    assert not (tmp_path / "s.wav.wav").exists()
+
+
+def test_predict_gives_the_same_answer_twice_and_another_with_another_seed(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.flac")
     answers = []
-    for output in (tmp_path / "a", tmp_path / "b"):
-        assert predict(trained, sound, f"--output={output}").returncode == 0
-        answers.append((output / "s.json").read_text(encoding="utf-8"))
-    assert answers[0] == answers[1]
+    for name, seed in (("a", []), ("b", []), ("c", ["--seed=5"])):
+        assert predict(trained, tmp_path / "s.flac", *seed, f"--output={tmp_path / name}").returncode == 0
+        answers.append((tmp_path / name / "s.json").read_text(encoding="utf-8"))
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.wav")
+    chosen = ["--solver=euler", "--steps=3", "--guidance=1.5"]
+    assert predict(trained, tmp_path / "s.wav", *chosen, f"--output={tmp_path}").returncode == 0
+    sampling = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["sampling"]
+    assert (sampling["solver"], sampling["steps"], sampling["guidance"]) == ("euler", 3, 1.5)
+    wrong = predict(trained, tmp_path / "s.wav", "--solver=magic", f"--output={tmp_path}")
+    assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4")
+
+
+def write_noise(path: Path) -> None:
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((44100, 2)), 44100)
 
 
 def _write_bad_sound(path: Path, kind: str) -> None:
@@ -168,20 +237,33 @@ def _write_bad_sound(path: Path, kind: str) -> None:
         soundfile.write(path, np.full((44100, 2), np.nan), 44100, subtype="FLOAT")
 
 
-@pytest.mark.parametrize("kind", ["silent", "empty", "corrupt", "nan", "missing"])
-def test_predict_refuses_what_is_no_sound_in_one_line(trained: Path, tmp_path: Path, kind: str) -> None:
-    sound = tmp_path / f"{kind}.wav"
-    _write_bad_sound(sound, kind)
-    assert_usage_error(predict(trained, sound, f"--output={tmp_path / 'out'}"), f"{kind}.wav")
-    assert not (tmp_path / "out").exists()
+def test_what_is_no_sound_is_reported_and_the_others_are_predicted(trained: Path, tmp_path: Path) -> None:
+    """Among them names of every kind, and two of the same name from different folders."""
+    kinds = ["silent", "empty", "corrupt", "nan", "missing"]
+    bad = [tmp_path / f"{kind}.wav" for kind in kinds]
+    for path in bad:
+        _write_bad_sound(path, path.stem)
+    names = ["a b", "v1.2", "Flöte", "<script>", "l" * 240]
+    good = [tmp_path / "in" / f"{name}.wav" for name in names] + [tmp_path / "other" / "a b.flac"]
+    for path in good:
+        path.parent.mkdir(exist_ok=True)
+        write_noise(path)
+    result = predict(trained, bad[0], *good, *bad[1:], f"--output={tmp_path / 'out'}")
+    assert result.returncode == 1
+    assert "6 of 11 sounds predicted" in result.stderr
+    assert all(f"{kind}.wav" in result.stderr for kind in kinds)
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.json"))
+    assert len(written) == 6
+    assert {"a b.json", "a b (2).json", "v1.2.json", "Flöte.json", "<script>.json"} < set(written)
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_predict_says_where_it_cannot_write(trained: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "s.wav", 0.1 * np.ones((441, 1)), 44100)
+    write_noise(tmp_path / "s.wav")
     (tmp_path / "out").write_text("in the way", encoding="utf-8")
     assert_usage_error(predict(trained, tmp_path / "s.wav", f"--output={tmp_path / 'out'}"), "cannot write to")
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.wav", "b.wav"]])
-def test_predict_takes_one_sound(trained: Path, arguments: list[str]) -> None:
-    assert_usage_error(predict(trained, *arguments), "give one sound file")
+def test_predict_wants_sounds(trained: Path, tmp_path: Path) -> None:
+    assert_usage_error(predict(trained), "give sounds")
+    assert_usage_error(predict(trained, tmp_path), "no sound file in this folder")

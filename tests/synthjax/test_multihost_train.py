@@ -56,6 +56,7 @@ def alone(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_multihost_training_gives_the_figures_of_one_process(
     alone: Path, tiny_root: Path, tmp_path: Path, fsdp: bool
@@ -69,6 +70,7 @@ def test_multihost_training_gives_the_figures_of_one_process(
         np.testing.assert_allclose(list(second.values()), list(first.values()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_multihost_run_goes_on_where_one_process_stopped(alone: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     first = tiny_flags(tiny_root, workdir, train__steps=6)

@@ -60,11 +60,11 @@ def test_best_swap_is_the_smallest_error_of_all_orders(name: str) -> None:
         assert metrics["mse"][i] == pytest.approx(errors[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [*BUNDLED, "subtractive"])
 def test_metrics_are_one_finite_figure_a_row(name: str) -> None:
     spec = load_spec(name)
     metrics = row_metrics(random_rows(spec, 5, seed=1), random_rows(spec, 5), spec)
-    names = ["mse", "pitch_within_semitone"] + ["category_accuracy"] * (name == "surge_xt")
+    names = ["mse", "pitch_within_semitone"] + ["category_accuracy"] * (name in ("surge_xt", "subtractive"))
     assert set(metrics) == {*names, *(f"{name}_best_swap" for name in names)}
     for values in metrics.values():
         assert values.shape == (5,)

@@ -32,7 +32,7 @@ def model(reference: dict[str, np.ndarray]) -> FlowModel:
     heads = int(reference["num_heads"])
     tree = flow_parameters(weights, heads)
     encoder, field = tree["encoder"], tree["field"]
-    patch, _, channels, dim = encoder["patches"]["kernel"].shape
+    *patch, channels, dim = encoder["patches"]["kernel"].shape
     tokens, width = field["projection"]["assignment"].shape
     options = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     built = FlowModel(
@@ -42,7 +42,7 @@ def model(reference: dict[str, np.ndarray]) -> FlowModel:
             layers=encoder["blocks"]["norm1"]["scale"].shape[0],
             heads=heads,
             queries=encoder["query_tokens"].shape[0],
-            patch=patch,
+            patch=tuple(patch),
             swapped_padding=True,
             **options,
         ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.param_spec import load_spec
-from synthjax.plots import assignment_matrix, parameter_bars
+from synthjax.plots import assignment_matrix, cosine_similarity, loss_by_time, parameter_bars, token_similarity
 
 
 def assert_picture(pixels: np.ndarray) -> None:
@@ -78,3 +78,49 @@ def test_every_parameter_of_the_largest_spec_has_a_bar() -> None:
 def test_names_are_drawn_as_they_are(name: str) -> None:
     assert_picture(parameter_bars({name: 0.5, "other": 0.25}))
     assert_picture(assignment_matrix(np.eye(2), [name, "other"]))
+
+
+def test_parameters_of_a_token_and_of_a_part_are_told_apart() -> None:
+    """Two oscillators of two parameters each: blocks of shared tokens, stripes of the same part."""
+    assignment = np.array([[2.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 3.0]])
+    embeddings = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    blocks = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]])
+    stripes = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]])
+    np.testing.assert_allclose(cosine_similarity(np.abs(assignment).T), blocks, atol=1e-12)
+    np.testing.assert_allclose(cosine_similarity(embeddings), stripes, atol=1e-12)
+    pixels = token_similarity(assignment, embeddings, ["pitch 1", "level 1", "pitch 2", "level 2"])
+    left, right = (matrix_colours(half) for half in np.array_split(pixels[:, :1600], 2, axis=1))
+    np.testing.assert_array_equal(left, blocks.astype(bool))
+    np.testing.assert_array_equal(right, stripes.astype(bool))
+
+
+def matrix_colours(pixels: np.ndarray) -> np.ndarray:
+    """Which of the 4 x 4 cells of a drawn matrix are dark red: cosine 1."""
+    dark_red = (pixels[..., 0] > 90) & (pixels[..., 0] < 115) & (pixels[..., 1] < 10) & (pixels[..., 2] < 40)
+    rows, columns = np.nonzero(dark_red)  # The corners of every matrix drawn here are dark red.
+    centres = [np.linspace(axis.min(), axis.max(), 9)[1::2].astype(int) for axis in (rows, columns)]
+    return dark_red[np.ix_(*centres)]
+
+
+def test_similarity_is_of_directions_and_has_signs() -> None:
+    vectors = np.array([[1.0, 1.0], [-2.0, -2.0], [0.0, 5.0], [0.0, 0.0]])
+    half = np.sqrt(0.5)
+    expected = [[1, -1, half, 0], [-1, 1, -half, 0], [half, -half, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(cosine_similarity(vectors), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["surge_simple", "surge_xt"])
+def test_similarity_of_every_bundled_spec_is_drawn(name: str) -> None:
+    names = load_spec(name).column_names
+    generator = np.random.default_rng(0)
+    assignment, embeddings = generator.normal(size=(16, len(names))), generator.normal(size=(len(names), 8))
+    assert_picture(token_similarity(assignment, embeddings, names))
+
+
+def test_loss_is_drawn_against_time_in_order_of_time() -> None:
+    falling = loss_by_time({0.9: 0.25, 0.1: 1.0, 0.5: 0.5})
+    assert_picture(falling)
+    np.testing.assert_array_equal(falling, loss_by_time({0.1: 1.0, 0.5: 0.5, 0.9: 0.25}))
+    blue = falling[..., 2].astype(int) - falling[..., 0] > 100
+    rows, columns = np.nonzero(blue)
+    assert rows[columns.argmin()] < rows[columns.argmax()]  # Pixels count from above: the loss falls with time.

@@ -80,7 +80,7 @@ def test_images_and_timings_are_in_tensorboard(finished: Path) -> None:
     assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_killed_run_goes_on_to_the_same_figures(finished: Path, tiny_root: Path, tmp_path: Path, seed: int) -> None:
     workdir, enough = tmp_path / "run", random.Random(seed).randrange(1, STEPS)
     process = start(tiny_root, workdir)
@@ -92,6 +92,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(finished: Path, tiny_root: Pat
     assert lines(workdir) == lines(finished)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_exits_0_and_the_run_goes_on(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     process = start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, train__eval_every=0)
@@ -117,6 +118,7 @@ def test_ctrl_c_saves_and_exits_130_with_workers_too(tiny_root: Path, tmp_path: 
         assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]
 
 
+@pytest.mark.slow
 def test_stopping_and_loader_workers_do_not_change_the_figures(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     process = start(tiny_root, workdir, data__workers=2)
@@ -136,6 +138,7 @@ def test_a_finished_run_says_so(finished: Path, tiny_root: Path, tmp_path: Path)
     assert lines(workdir) == lines(finished)
 
 
+@pytest.mark.slow
 def test_a_moved_data_set_and_other_settings_may_change(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = copy_of(finished, tmp_path)
     moved = Path(shutil.copytree(tiny_root.parent, tmp_path / "moved")) / "splits"
@@ -223,6 +226,7 @@ def test_a_truncated_shard_is_refused(tiny_root: Path, tmp_path: Path) -> None:
     assert_usage_error(train(data / "splits", tmp_path / "run"), "shard-1.h5")
 
 
+@pytest.mark.slow
 def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_root: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny_root.parent, tmp_path / "data"))
     rows = make_rows(0, 14)
@@ -239,6 +243,7 @@ def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
         assert checkpoints.latest == (bad_step - 1 if bad_step > 1 else None)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_logs_ends_in_one_line(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = copy_of(finished, tmp_path)
     size = (workdir / "metrics.jsonl").stat().st_size
@@ -273,14 +278,14 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_last_one_good(
     assert "warning: checkpoint 15 could not be written" in result.stderr
     assert "the last good checkpoint is 12" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-    left = {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
-    assert left <= {"20.orbax-checkpoint-tmp"}  # The last may still be written to while the process ends.
+    # Failed writes may still be under way while the process ends: what they leave is gone when it starts again.
     result = train(tiny_root, workdir, train__steps=14)
     assert result.returncode == 0, result.stderr
     assert "going on from step 12" in result.stderr
     assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_loader_workers_do_not_outlive_a_killed_run(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, train__eval_every=0)
@@ -293,6 +298,7 @@ def test_loader_workers_do_not_outlive_a_killed_run(tiny_root: Path, tmp_path: P
     assert not alive
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_process_group_saves_too(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, checkpoint__every=100_000)

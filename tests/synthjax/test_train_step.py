@@ -92,7 +92,14 @@ def expected(single: Bench) -> list[float]:
     return single.run(single.init(), 0, 20)[1]
 
 
-@pytest.mark.parametrize("name", [name for name in MESHES if name != "one"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "both" else pytest.param(name, marks=pytest.mark.slow)  # Both axes and FSDP at once.
+        for name in MESHES
+        if name != "one"
+    ],
+)
 def test_losses_are_the_same_on_every_mesh(name: str, expected: list[float]) -> None:
     bench = make_bench(name)
     _, losses = bench.run(bench.init(), 0, 20)

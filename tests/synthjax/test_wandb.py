@@ -21,8 +21,9 @@ def test_an_offline_run_is_kept_in_the_workdir_and_goes_on(tmp_path: Path, monke
         writers = Writers.open(Workdir(tmp_path), config, start)
         writers.scalars(start + 1, {"loss": 0.5})
         writers.image(start + 1, "picture", np.zeros((4, 4, 3), np.uint8))
+        writers.audio(start + 1, "sound", np.zeros((2, 441), np.float32), 44100)
         writers.close()
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     identity = (tmp_path / "wandb_id").read_text(encoding="utf-8")
     assert runs
-    assert all(run.name.endswith(identity) for run in runs)
+    assert all(f"-{identity}" in run.name for run in runs)  # Runs of one second are numbered behind it.

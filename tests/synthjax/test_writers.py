@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import pytest
+import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_pipeline.cli import UserError
@@ -123,6 +125,18 @@ def test_tensorboard_reads_scalars_timings_text_and_pictures(tmp_path: Path) -> 
     assert '{"seed": 0}' in text
 
 
+@pytest.mark.parametrize("peak", [0.5, 4.0])
+def test_tensorboard_plays_sounds_whole_and_loud_ones_quieter(tmp_path: Path, peak: float) -> None:
+    samples = peak * np.stack([np.linspace(-1, 1, 441), np.linspace(0.5, -0.5, 441)]).astype(np.float16)
+    writer = TensorBoard(tmp_path, 0, "{}")
+    writer.audio(7, "probe/0/target", samples, 44100)
+    writer.close()
+    (event,) = events(tmp_path).Audio("probe/0/target")
+    played, rate = soundfile.read(io.BytesIO(event.encoded_audio_string))
+    assert (event.step, rate) == (7, 44100)
+    np.testing.assert_allclose(played.T, samples / max(peak, 1.0), atol=1e-3)
+
+
 def test_tensorboard_shows_what_was_flushed_without_being_closed(tmp_path: Path) -> None:
     writer = TensorBoard(tmp_path, 0, "{}")
     writer.scalars(1, {"loss": 0.25})
@@ -151,12 +165,14 @@ def test_writers_send_figures_everywhere_and_timings_to_tensorboard_alone(
     writers.scalars(50, {"loss": 0.5})
     writers.timings(50, {"step_seconds": 1.5, "samples_per_second": 85.0})
     writers.image(50, "assignment", np.zeros((4, 4, 3), np.uint8))
+    writers.audio(50, "sound", np.zeros((2, 10), np.float32), 44100)
     writers.flush()
     writers.close()
     assert lines_of(workdir.metrics) == [{"step": 50, "loss": 0.5}]
     tags = events(workdir.tensorboard).Tags()
     assert set(tags["scalars"]) == {"loss", "step_seconds", "samples_per_second"}
     assert tags["images"] == ["assignment"]
+    assert tags["audio"] == ["sound"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
 
 

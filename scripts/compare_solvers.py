@@ -1,0 +1,92 @@
+"""Which solver, how many steps, which guidance: python scripts/compare_solvers.py --workdir=DIR [--sounds=128]
+
+Samples a patch for the first sounds of the test split with each combination, from the same noise, and prints the
+parameter error of the rows, the mean spectral distance (MSS) of their renders, and the seconds that one sound takes to
+sample by itself. Evaluations of the field are what time is spent on: 1, 2 and 4 a step for euler, heun and rk4, twice
+as much with guidance.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.audio_metrics import mss
+from data_pipeline.progress import progress_bar
+from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY
+from synthjax import compilation_cache, renderer_flags
+from synthjax.data import EVAL_NOISE, draw_noise, open_split
+from synthjax.inference import TrainedModel
+from synthjax.workdir import Workdir
+
+FLAGS = flags.FLAGS
+SOLVERS = (("euler", (5, 10, 20, 50)), ("heun", (5, 10, 20, 50)), ("rk4", (5, 10, 25, 100)))
+REPEATS = 3
+
+
+def main(argv: list[str]) -> None:
+    """Entry point of the command."""
+    compilation_cache.enable()
+    workdir = Workdir(FLAGS.workdir)
+    combinations = [
+        (solver, steps, float(guidance))
+        for guidance in FLAGS.guidances
+        for solver, choices in SOLVERS
+        for steps in choices
+    ]
+    results = []
+    print(f"{'solver':<8}{'steps':>6}{'guidance':>10}{'MSE':>10}{'MSS':>10}{'s/sound':>10}")
+    with renderer_flags.start_renderer(workdir.read_spec()) as renderer:
+        for solver, steps, guidance in combinations:
+            model = TrainedModel.load(workdir, solver=solver, steps=steps, guidance=guidance)
+            result = {"solver": solver, "steps": steps, "guidance": guidance, **measure(model, renderer)}
+            results.append(result)
+            print(
+                f"{solver:<8}{steps:>6}{guidance:>10.1f}{result['mse']:>10.4f}{result['mss']:>10.3f}"
+                f"{result['seconds_per_sound']:>10.3f}",
+                flush=True,
+            )
+    if FLAGS.json:
+        Path(FLAGS.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(model: TrainedModel, renderer: Any) -> dict[str, float]:
+    """Parameter error, sound distance, and the median time to sample one sound by itself once compiled."""
+    reader = open_split(FLAGS.data_root or model.config.data.root, "test", model.spec)
+    count = min(FLAGS.sounds, len(reader))
+    mels, true = (reader.read_rows(name, np.arange(count)) for name in (MEL_SPEC, PARAM_ARRAY))
+    noise = np.stack([draw_noise(1, model.spec.width, EVAL_NOISE, model.config.seed, i) for i in range(count)])
+    rows = model.draw(mels, noise)[:, 0].clip(0.0, 1.0)
+    distances = []
+    with progress_bar("rendering", count) as advance:
+        for patch in renderer.render(enumerate(rows)):
+            distances.append(mss(reader.read(AUDIO, patch.key), patch.audio))
+            advance(1)
+    model.draw(mels[:1], noise[:1])
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        model.draw(mels[:1], noise[:1])
+        times.append(time.perf_counter() - start)
+    return {
+        "mse": float(np.square(rows - true).mean()),
+        "mss": float(np.mean(distances)),
+        "seconds_per_sound": statistics.median(times),
+    }
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of a training run.", required=True)
+    flags.DEFINE_string("data_root", None, "Folder of the data set; default: where the run was trained from.")
+    flags.DEFINE_integer("sounds", 128, "Sounds of the test split to compare on.", lower_bound=1)
+    flags.DEFINE_list("guidances", ["1", "1.5", "2"], "Guidance strengths to try.")
+    flags.DEFINE_string("json", None, "Also write the figures here.")
+    renderer_flags.define()
+    cli.run(main)

@@ -1,0 +1,32 @@
+"""The flags of every command that can render patches."""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+
+from data_pipeline.cli import UserError
+from data_pipeline.param_spec import ParamSpec
+from data_pipeline.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import synth_for, why_no_renderer
+
+
+def define() -> None:
+    """Defines --plugin, --preset and --workers."""
+    flags.DEFINE_string(
+        "plugin",
+        "",
+        "Path of a VST3 plugin; for Surge XT the default is $SURGE_XT_PLUGIN or what make surge-xt fetched.",
+    )
+    flags.DEFINE_string("preset", "", "Base patch of a plugin other than Surge XT: a .vstpreset.")
+    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Render processes.", lower_bound=1)
+
+
+def start_renderer(spec: ParamSpec) -> PatchRenderer:
+    """A renderer of the spec's patches, to be used as a context manager. Raises UserError where there is none."""
+    f = flags.FLAGS
+    settings = synth_for(spec, f.plugin, f.preset)
+    if reason := why_no_renderer(settings):
+        raise UserError(reason)
+    return PatchRenderer(settings, f.workers)

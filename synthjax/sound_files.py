@@ -1,0 +1,65 @@
+"""Which sound files a command is given, and under which names its results go."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import soundfile
+
+from data_pipeline.cli import UserError
+
+# What libsndfile reads by its header; "raw" has none.
+EXTENSIONS = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | {".aif", ".oga", ".opus"}
+# File systems hold names of 255 bytes; this leaves room for the longest extension and a temporary file's mark.
+MAX_NAME_BYTES = 200
+
+
+def find_sounds(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are given, and every sound file under a folder, in order of their paths; each once.
+
+    Hidden files are left out. Raises UserError for a path that does not exist and a folder without sounds.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if _is_sound(file.relative_to(path)) and file.is_file())
+            if not inside:
+                raise UserError(f"{path}: no sound file in this folder")
+            found |= dict.fromkeys(inside)
+        else:
+            found[path] = None
+    return list(found)
+
+
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def result_names(sounds: Sequence[Path]) -> list[str]:
+    """A name without extension for each sound's results: its own, where need be shortened or numbered.
+
+    No two are the same on a file system that ignores case, and a sound's name depends only on those before it.
+    """
+    taken: set[str] = set()
+    names = []
+    for sound in sounds:
+        stem = _shortened(sound.stem)
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem} ({number})"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _shortened(stem: str) -> str:
+    data = os.fsencode(stem)
+    if len(data) <= MAX_NAME_BYTES:
+        return stem
+    # Long names may differ only at their ends.
+    mark = hashlib.sha256(data).hexdigest()[:8]
+    return data[: MAX_NAME_BYTES - 9].decode(errors="ignore") + "~" + mark

@@ -1,0 +1,97 @@
+"""One headless browser for all tests that look at reports, and two reports to look at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from synthjax.report import Clip, SoundEntry
+from tests.synthjax.report.sounds import PARAMETERS, entry, rendered, tone, write_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Browsers refuse their sandbox to root; sounds play without a click, and silently.
+ARGUMENTS = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+MANY = 120
+
+
+class Opener(Protocol):
+    """Opens a report in a fresh browser context of these options."""
+
+    def __call__(self, path: Path, **options: Any) -> Page: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of one module, since Playwright's event loop runs for as long: other tests have loops of their own."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("needs Chromium or Chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_report(browser: Browser) -> Iterator[Opener]:
+    """Whatever a test does with the page: no error may occur and nothing but files be asked for."""
+    with watched(browser) as opener:
+        yield opener
+
+
+@contextmanager
+def watched(browser: Browser) -> Iterator[Opener]:
+    troubles: list[str] = []
+    contexts = []
+
+    def opener(path: Path, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: troubles.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        context.on("request", lambda request: note_request(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("#details .details-header")
+        return page
+
+    def note_request(url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            troubles.append(f"network request: {url[:100]}")
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file: names of all sorts, a sound that was not rendered, one without audio, missing and equal metrics."""
+    entries = [
+        rendered("<script>alert(1)</script>.wav", 0),
+        replace(entry("sound 10.wav", mss=2.0, rms=0.5), notes=["mono: <i>one</i> channel"]),
+        SoundEntry("no render.wav", Clip("Target", tone(level=2.0)), (), PARAMETERS),
+        entry("sound 9.wav", mss=10.0, rms=0.9),
+        entry("Ünïcode & \u2028 'quotes' \udcff.wav", mss=2.0, rms=float("nan")),
+        SoundEntry("no audio.wav", Clip("Target")),
+    ]
+    return write_report(tmp_path_factory.mktemp("few") / "report.html", entries)
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page and a folder; sound k has k-th place in no order but that of its name."""
+    scores = np.random.default_rng(0).permutation(MANY) / 10.0
+    entries = [entry(f"row {k:03}", mss=score, samples=441, candidates=1) for k, score in enumerate(scores)]
+    return write_report(tmp_path_factory.mktemp("many") / "my 100% report.html", entries)

@@ -1,0 +1,275 @@
+"""From sounds to patches and back to sound with the built-in synthesizer: predict, refine, evaluate --render."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from data_pipeline.param_spec import load_spec
+from data_pipeline.patch_renderer import PatchRenderer
+from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
+from data_pipeline.synths.choice import synth_for
+from synthjax.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
+from tests.helpers import REPOSITORY, run_cli, tiny_flags
+
+SPEC = load_spec("subtractive")
+SOUNDS = 8
+# Sounds that candidates are rendered and ranked for.
+HEARD = 6
+
+
+def run(module: str, *arguments: object) -> str:
+    result = run_cli(module, *arguments, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("subtractive")
+    rendering = ["--config=configs/render_subtractive.py", "--samples_per_shard=8", "--shards=0-3"]
+    run("data_pipeline.render_shards", *rendering, f"--output={root / 'shards'}")
+    run("data_pipeline.splits", root / "shards", root, "--train_shards=0,1", "--val_shards=2", "--test_shards=3")
+    run("data_pipeline.stats", root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def workdir(data: Path) -> Path:
+    changes = {"data__spec": "subtractive", "train__steps": 6, "checkpoint__every": 6, "sampling__steps": 4}
+    run("synthjax.train", *tiny_flags(data, data / "run", **changes))
+    return data / "run"
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    with PatchRenderer(synth_for(SPEC), 2) as renderer:
+        yield renderer
+
+
+@pytest.fixture(scope="module")
+def targets(data: Path) -> list[np.ndarray]:
+    reader = ShardReader(data / "test.h5")
+    return [reader.read(AUDIO, index).astype(np.float32) for index in range(HEARD)]
+
+
+@pytest.fixture(scope="module")
+def heard(workdir: Path, renderer: PatchRenderer, targets: list[np.ndarray]):
+    """Eight candidates for every sound, ranked."""
+    return Predictor.from_workdir(workdir, renderer=renderer).predict(targets, candidates=8)
+
+
+def scores_of_first(predictions, workdir: Path, targets: list[np.ndarray], candidates: int) -> np.ndarray:
+    """What ``candidates`` draws would have given: the first draws do not depend on how many follow."""
+    drawn = Predictor.from_workdir(workdir).predict(targets, candidates=candidates)
+    mss = []
+    for few, many in zip(drawn, predictions, strict=True):
+        draws = np.stack([candidate.row for candidate in few.candidates])
+        scored = [one for one in many.candidates if np.isclose(one.row, draws, atol=1e-4).all(axis=1).any()]
+        assert len(scored) == candidates
+        mss.append(scored[0].distances["mss"])
+    return np.array(mss)
+
+
+def test_candidates_are_ranked_by_sound(heard) -> None:
+    for prediction in heard:
+        scores = [candidate.score for candidate in prediction.candidates]
+        assert scores == sorted(scores)
+        assert prediction.chosen == BY_SOUND
+        best = prediction.best
+        assert best.score == pytest.approx(best.distances["mss"] + 0.5 * best.distances["wmfcc"])
+
+
+@pytest.mark.slow
+def test_more_candidates_sound_nearer(heard, workdir: Path, targets: list[np.ndarray]) -> None:
+    means = [scores_of_first(heard, workdir, targets, count).mean() for count in (1, 3, 8)]
+    assert means[0] > means[1] > means[2]
+
+
+def parameter_error(workdir: Path, targets: list[np.ndarray], true: np.ndarray, candidates: int) -> float:
+    """The mean squared error of the patches given without a renderer."""
+    found = Predictor.from_workdir(workdir).predict(targets, candidates=candidates)
+    assert {prediction.chosen for prediction in found} == {BY_MEDOID if candidates > 1 else ONLY}
+    rows = np.stack([prediction.best.row for prediction in found])
+    return float(np.square(rows.clip(0, 1) - true).mean())
+
+
+def test_the_medoid_beats_a_single_draw_on_parameters(workdir: Path, data: Path, targets: list[np.ndarray]) -> None:
+    true = ShardReader(data / "test.h5").read_rows(PARAM_ARRAY, np.arange(HEARD))
+    assert parameter_error(workdir, targets, true, 16) < parameter_error(workdir, targets, true, 1)
+
+
+@pytest.mark.slow
+def test_on_64_sounds_candidates_and_medoid_keep_their_promises(workdir: Path, renderer: PatchRenderer) -> None:
+    true = SPEC.sample(7, range(64), [0] * 64)
+    rendered = sorted(renderer.render(enumerate(true)), key=lambda patch: patch.key)
+    sounds = [patch.audio for patch in rendered if patch.audio is not None]
+    assert len(sounds) == 64
+    ranked = Predictor.from_workdir(workdir, renderer=renderer).predict(sounds, candidates=16)
+    means = [scores_of_first(ranked, workdir, sounds, count).mean() for count in (1, 4, 16)]
+    assert means[0] > means[1] > means[2]
+    assert parameter_error(workdir, sounds, true, 16) < parameter_error(workdir, sounds, true, 1)
+
+
+def test_a_sounds_prediction_does_not_depend_on_its_neighbours(workdir: Path, targets: list[np.ndarray]) -> None:
+    predictor = Predictor.from_workdir(workdir)
+    alone = predictor.predict(targets[3:4], candidates=3)[0]
+    among = predictor.predict(targets, candidates=3)[3]
+    for mine, theirs in zip(alone.candidates, among.candidates, strict=True):
+        np.testing.assert_allclose(mine.row, theirs.row, rtol=1e-4, atol=1e-5)
+
+
+def test_refinement_lowers_the_distance(
+    workdir: Path, renderer: PatchRenderer, heard, targets: list[np.ndarray]
+) -> None:
+    predictor = Predictor.from_workdir(workdir, renderer=renderer)
+    prediction, interrupted = predictor.refine(targets[0], heard[0], seconds=6.0)
+    assert not interrupted
+    assert prediction.chosen == REFINED
+    assert prediction.best.score < heard[0].best.score
+    assert prediction.candidates[1:] == heard[0].candidates
+
+
+def test_predict_as_a_person_runs_it(workdir: Path, targets: list[np.ndarray], tmp_path: Path) -> None:
+    for index in range(2):
+        soundfile.write(tmp_path / f"{index}.wav", targets[index].T, 44100, subtype="FLOAT")
+    out = tmp_path / "out"
+    result = run_cli(
+        "synthjax.predict", f"--workdir={workdir}", tmp_path / "0.wav", tmp_path / "1.wav", "--candidates=2",
+        "--refine=2", f"--output={out}"
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["0.json", "0.wav", "1.json", "1.wav", "report.html"]
+    prediction = json.loads((out / "0.json").read_text(encoding="utf-8"))
+    audio, rate = soundfile.read(out / "0.wav", dtype="float32")
+    assert (audio.shape, rate) == ((176400, 2), 44100)
+    from data_pipeline.synths.protocol import open_synth
+
+    rendered = open_synth(synth_for(SPEC)).render(SPEC.decode(prediction["candidates"][0]["row"]))
+    np.testing.assert_allclose(audio.T, rendered, atol=1e-5)
+    scores = [candidate["score"] for candidate in prediction["candidates"]]
+    assert scores == sorted(scores)
+
+
+@pytest.fixture(scope="module")
+def evaluation(workdir: Path) -> Path:
+    output = workdir / "heard"
+    said = run("synthjax.evaluate", f"--workdir={workdir}", "--render", f"--output={output}", "--report_sounds=3")
+    assert "mss, noise_floor" in said
+    return output
+
+
+def per_sample(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_sample.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_oracle_is_the_noise_floor_and_both_are_zero(evaluation: Path) -> None:
+    audio = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["audio"]
+    assert (audio["count"], audio["not_rendered"]) == (SOUNDS, 0)
+    for kind in ("oracle", "noise_floor"):
+        assert {name: audio[kind][name]["mean"] for name in ("mss", "wmfcc", "sot", "rms")} == {
+            "mss": 0.0, "wmfcc": 0.0, "sot": 0.0, "rms": pytest.approx(1.0)
+        }  # fmt: skip
+    assert audio["prediction"]["mss"]["mean"] > 1.0
+
+
+def test_every_sample_has_a_line_that_the_mean_is_made_of(evaluation: Path) -> None:
+    lines = per_sample(evaluation)
+    assert [line["name"] for line in lines] == [f"test {index}" for index in range(SOUNDS)]
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert np.mean([float(line["mss"]) for line in lines]) == pytest.approx(
+        metrics["audio"]["prediction"]["mss"]["mean"]
+    )
+    assert np.mean([float(line["mse"]) for line in lines]) == pytest.approx(metrics["mse"])
+
+
+def test_the_report_and_tensorboard_are_there(evaluation: Path) -> None:
+    page = (evaluation / "report.html").read_text(encoding="utf-8")
+    assert "Evaluation" in page
+    assert list((evaluation / "tensorboard").glob("events.*"))
+
+
+def test_a_second_run_measures_nothing_again(evaluation: Path, workdir: Path) -> None:
+    before = per_sample(evaluation)
+    said = run("synthjax.evaluate", f"--workdir={workdir}", "--render", f"--output={evaluation}", "--report_sounds=1")
+    assert f"{SOUNDS} of {SOUNDS} sounds were measured before" in said
+    assert "sampling" not in said
+    assert per_sample(evaluation) == before
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(evaluation: Path, workdir: Path) -> None:
+    flags = [f"--workdir={workdir}", "--render", f"--output={evaluation}", "--steps=2"]
+    result = run_cli("synthjax.evaluate", *flags, cwd=REPOSITORY)
+    assert result.returncode == 2
+    assert "has measurements of another evaluation" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_to_the_same_figures(evaluation: Path, workdir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "synthjax.evaluate", f"--workdir={workdir}", "--render", f"--output={tmp_path}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "measurements.partial").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run("synthjax.evaluate", f"--workdir={workdir}", "--render", f"--output={tmp_path}", "--report_sounds=1")
+    assert per_sample(tmp_path) == per_sample(evaluation)
+
+
+@pytest.mark.slow
+def test_sounds_from_elsewhere(workdir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "found sounds"
+    (folder / "sub").mkdir(parents=True)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    soundfile.write(folder / "tone.wav", tone, 16000)
+    soundfile.write(folder / "sub" / "long.flac", np.tile(tone, 10), 16000)
+    (folder / "broken.ogg").write_bytes(os.urandom(100))
+    output = tmp_path / "out"
+    result = run_cli(
+        "synthjax.evaluate", f"--workdir={workdir}", "--render", f"--dataset={folder}", f"--output={output}"
+    )
+    assert result.returncode == 1, result.stderr
+    assert "broken.ogg" in result.stderr
+    assert [line["name"] for line in per_sample(output)] == [os.path.join("sub", "long.flac"), "tone.wav"]
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["audio"]["oracle"] == {}
+    assert "mse" not in metrics
+
+
+def test_foreign_sounds_are_padded_and_halved(tmp_path: Path) -> None:
+    from synthjax.foreign_sounds import ForeignSounds
+
+    soundfile.write(tmp_path / "mono.wav", np.full(44100, 0.5), 44100, subtype="FLOAT")
+    sounds = ForeignSounds.find(tmp_path)
+    audio = sounds.load(0)
+    assert audio.shape == (2, 176400)
+    assert not audio[:, :2205].any()
+    np.testing.assert_array_equal(audio[:, 2205 : 2205 + 44100], 0.25)
+    assert not audio[:, 2205 + 44100 :].any()
+
+
+def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, workdir: Path, data: Path) -> None:
+    """What evaluate samples from the split's spectrograms is what the model says of them."""
+    with h5py.File(evaluation / "predictions.h5") as file:
+        rows = file["rows"][:]
+    from synthjax.data import EVAL_NOISE, draw_noise
+    from synthjax.inference import TrainedModel
+    from synthjax.workdir import Workdir
+
+    model = TrainedModel.load(Workdir(workdir))
+    mels = ShardReader(data / "test.h5").read_rows(MEL_SPEC, np.arange(SOUNDS))
+    noise = np.stack([draw_noise(1, SPEC.width, EVAL_NOISE, model.config.seed, index) for index in range(SOUNDS)])
+    np.testing.assert_allclose(model.draw(mels, noise)[:, 0], rows, rtol=1e-4, atol=1e-5)
