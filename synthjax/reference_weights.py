@@ -2,6 +2,7 @@
 
 PyTorch stores Linear as (out, in), Conv as (out, in, rows, columns) and attention's queries, keys and values packed
 as (3D, D); layers that are scanned here are numbered there. Every weight must be used and every parameter filled.
+``synthjax.reference_baselines`` has the models besides the flow on spectrograms.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ from typing import Any
 import numpy as np
 
 Weights = Mapping[str, np.ndarray]
-# Computed on the fly here: the reference's buffer of time-encoding frequencies.
-IGNORED = re.compile(r"vector_field\.time_encoding\.basis")
+Tree = dict[str, Any]
+# Buffers that need not be stored: frequencies of the time encoding, computed here on the fly; the encoder's memory of
+# its device; how many batches the running statistics of batch normalisation have seen.
+IGNORED = re.compile(r"(.+\.)?(time_encoding\.basis|_d|num_batches_tracked)")
 
 
-class _Reader:
-    """Hands out weights by name and remembers which were used."""
+class Reader:
+    """Hands out weights by name and remembers which were used.
 
-    def __init__(self, weights: Weights) -> None:
+    Args:
+      weights: name -> array.
+      scope: the module whose weights have to be used up, by the first words of their names; "" is all of them.
+    """
+
+    def __init__(self, weights: Weights, scope: str = "") -> None:
         self._weights = weights
+        self._scope = f"{scope}." if scope else ""
         self._used: set[str] = set()
 
     def __call__(self, name: str) -> np.ndarray:
@@ -30,19 +39,34 @@ class _Reader:
         self._used.add(name)
         return np.asarray(self._weights[name], np.float32)
 
-    def left_over(self) -> list[str]:
-        return sorted(name for name in self._weights if name not in self._used and not IGNORED.fullmatch(name))
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def count(self, prefix: str) -> int:
+        """How many numbered modules there are under a name."""
+        pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+        return len({match[1] for name in self._weights if (match := pattern.match(name))})
+
+    def finish(self) -> None:
+        """Raises ValueError naming weights that were not used."""
+        names = (name for name in self._weights if name.startswith(self._scope))
+        unused = sorted(name for name in names if name not in self._used and not IGNORED.fullmatch(name))
+        if unused:
+            raise ValueError(f"{len(unused)} weights have no place in the model: {', '.join(unused[:5])}")
 
 
-def _linear(read: _Reader, name: str) -> dict[str, np.ndarray]:
+def linear(read: Reader, name: str) -> Tree:
+    """A Linear."""
     return {"kernel": read(f"{name}.weight").T, "bias": read(f"{name}.bias")}
 
 
-def _norm(read: _Reader, name: str) -> dict[str, np.ndarray]:
+def norm(read: Reader, name: str) -> Tree:
+    """The affine part of a normalisation."""
     return {"scale": read(f"{name}.weight"), "bias": read(f"{name}.bias")}
 
 
-def _attention(read: _Reader, name: str, heads: int) -> dict[str, np.ndarray]:
+def attention(read: Reader, name: str, heads: int) -> Tree:
+    """Multi-head attention with packed queries, keys and values."""
     packed, out = read(f"{name}.in_proj_weight"), read(f"{name}.out_proj.weight")
     dim = out.shape[0]
     return {
@@ -53,73 +77,76 @@ def _attention(read: _Reader, name: str, heads: int) -> dict[str, np.ndarray]:
     }
 
 
-def _feed_forward(read: _Reader, up: str, down: str) -> dict[str, Any]:
-    return {"up": _linear(read, up), "down": _linear(read, down)}
+def feed_forward(read: Reader, up: str, down: str) -> Tree:
+    """Two Linears around an activation."""
+    return {"up": linear(read, up), "down": linear(read, down)}
 
 
-def _encoder_block(read: _Reader, name: str, heads: int) -> dict[str, Any]:
-    return {
-        "norm1": _norm(read, f"{name}.norm1"),
-        "attention": _attention(read, f"{name}.self_attn", heads),
-        "norm2": _norm(read, f"{name}.norm2"),
-        "ff": _feed_forward(read, f"{name}.linear1", f"{name}.linear2"),
-    }
-
-
-def _field_block(read: _Reader, name: str, heads: int) -> dict[str, Any]:
-    return {
-        "norm1": _norm(read, f"{name}.norm1"),
-        "attention": _attention(read, f"{name}.attn", heads),
-        "norm2": _norm(read, f"{name}.norm2"),
-        "ff": _feed_forward(read, f"{name}.ff.0", f"{name}.ff.2"),
-        "modulation": _linear(read, f"{name}.cond.1"),
-    }
-
-
-def _stack(layers: list[Any]) -> Any:
+def stack(layers: list[Any]) -> Any:
+    """Layers that are numbered there as one that leads with an L axis."""
     first = layers[0]
     if isinstance(first, dict):
-        return {key: _stack([layer[key] for layer in layers]) for key in first}
+        return {key: stack([layer[key] for layer in layers]) for key in first}
     return np.stack(layers)
 
 
-def _count(weights: Weights, prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return len({match[1] for name in weights if (match := pattern.match(name))})
+def _encoder_block(read: Reader, name: str, heads: int) -> Tree:
+    return {
+        "norm1": norm(read, f"{name}.norm1"),
+        "attention": attention(read, f"{name}.self_attn", heads),
+        "norm2": norm(read, f"{name}.norm2"),
+        "ff": feed_forward(read, f"{name}.linear1", f"{name}.linear2"),
+    }
 
 
-def _encoder(read: _Reader, weights: Weights, heads: int) -> dict[str, Any]:
-    convolution = read("encoder.patch_embed.projection.weight")
-    blocks = range(_count(weights, "encoder.blocks"))
+def _field_block(read: Reader, name: str, heads: int) -> Tree:
+    return {
+        "norm1": norm(read, f"{name}.norm1"),
+        "attention": attention(read, f"{name}.attn", heads),
+        "norm2": norm(read, f"{name}.norm2"),
+        "ff": feed_forward(read, f"{name}.ff.0", f"{name}.ff.2"),
+        "modulation": linear(read, f"{name}.cond.1"),
+    }
+
+
+def spectrogram_transformer(read: Reader, name: str, heads: int) -> Tree:
+    """A ``SpectrogramTransformer``."""
+    convolution = read(f"{name}.patch_embed.projection.weight")
+    blocks = range(read.count(f"{name}.blocks"))
     return {
         "patches": {
             "kernel": convolution.transpose(2, 3, 1, 0),
-            "bias": read("encoder.patch_embed.projection.bias"),
+            "bias": read(f"{name}.patch_embed.projection.bias"),
         },
-        "query_tokens": read("encoder.embed_tokens")[0],
-        "positions": read("encoder.positional_encoding.pe")[0],
-        "blocks": _stack([_encoder_block(read, f"encoder.blocks.{i}", heads) for i in blocks]),
-        "out": _linear(read, "encoder.out_proj"),
+        "query_tokens": read(f"{name}.embed_tokens")[0],
+        "positions": read(f"{name}.positional_encoding.pe")[0],
+        "blocks": stack([_encoder_block(read, f"{name}.blocks.{i}", heads) for i in blocks]),
+        "out": linear(read, f"{name}.out_proj"),
     }
 
 
-def _field(read: _Reader, weights: Weights, heads: int) -> dict[str, Any]:
-    name, projection = "vector_field", "vector_field.projection"
-    blocks = range(_count(weights, f"{name}.layers"))
+def param2tok(read: Reader, name: str) -> Tree:
+    """A ``Param2Tok``."""
     return {
-        "projection": {
-            "assignment": read(f"{projection}._assignment"),
-            "embed_in": read(f"{projection}._in_projection"),
-            "embed_out": read(f"{projection}._out_projection").T,
-            "ff": _feed_forward(read, f"{projection}.initial_ffn.0", f"{projection}.initial_ffn.2"),
-        },
-        "dropout_token": read(f"{name}.cfg_dropout_token")[0],
-        "conditioning": _feed_forward(read, f"{name}.conditioning_ffn.0", f"{name}.conditioning_ffn.2"),
-        "blocks": _stack([_field_block(read, f"{name}.layers.{i}", heads) for i in blocks]),
+        "assignment": read(f"{name}._assignment"),
+        "embed_in": read(f"{name}._in_projection"),
+        "embed_out": read(f"{name}._out_projection").T,
+        "ff": feed_forward(read, f"{name}.initial_ffn.0", f"{name}.initial_ffn.2"),
     }
 
 
-def flow_parameters(weights: Weights, heads: int) -> dict[str, Any]:
+def transformer_field(read: Reader, name: str, heads: int, projection: Tree) -> Tree:
+    """A ``TransformerField`` around the tree of its projection."""
+    blocks = range(read.count(f"{name}.layers"))
+    return {
+        "projection": projection,
+        "dropout_token": read(f"{name}.cfg_dropout_token")[0],
+        "conditioning": feed_forward(read, f"{name}.conditioning_ffn.0", f"{name}.conditioning_ffn.2"),
+        "blocks": stack([_field_block(read, f"{name}.layers.{i}", heads) for i in blocks]),
+    }
+
+
+def flow_parameters(weights: Weights, heads: int) -> Tree:
     """Parameter tree of a ``FlowModel`` (AST encoder, transformer field with Param2Tok).
 
     Args:
@@ -129,8 +156,11 @@ def flow_parameters(weights: Weights, heads: int) -> dict[str, Any]:
     Raises:
       ValueError: naming a weight that is missing or left over.
     """
-    read = _Reader(weights)
-    parameters = {"encoder": _encoder(read, weights, heads), "field": _field(read, weights, heads)}
-    if unused := read.left_over():
-        raise ValueError(f"{len(unused)} weights have no place in the model: {', '.join(unused[:5])}")
+    read = Reader(weights)
+    projection = param2tok(read, "vector_field.projection")
+    parameters = {
+        "encoder": spectrogram_transformer(read, "encoder", heads),
+        "field": transformer_field(read, "vector_field", heads, projection),
+    }
+    read.finish()
     return parameters

@@ -5,6 +5,8 @@ Shapes: B batch, W row width, N tokens, D model width, L layers, T width of the 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,8 +24,10 @@ from synthjax.models.layers import (
     xavier_normal,
     zeros,
 )
-from synthjax.models.param_tokens import Param2Tok
+from synthjax.models.oscillator_tokens import OscillatorTokens
+from synthjax.models.param_tokens import INIT_NOISE, Param2Tok
 
+ProjectionKind = Literal["param2tok", "oscillators"]
 TIME_BASE = 10_000.0
 
 
@@ -33,6 +37,13 @@ def sinusoidal_time(t: Float[Array, " B"], features: int) -> Float[Array, "B T"]
     basis = TIME_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = t[:, None] * basis
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def with_time(z: Float[Array, "B *L D"], t: Float[Array, " B"], features: int) -> Float[Array, "B *L D+T"]:
+    """Conditioning rows, each followed by the time encoding: sinusoidal, or the scalar t for one feature."""
+    time = sinusoidal_time(t, features) if features > 1 else t[:, None]
+    time = time.astype(z.dtype).reshape(z.shape[0], *(1,) * (z.ndim - 2), features)
+    return jnp.concatenate([z, jnp.broadcast_to(time, (*z.shape[:-1], features))], axis=-1)
 
 
 class FieldBlock(nnx.Module):
@@ -60,8 +71,14 @@ class TransformerField(nnx.Module):
 
     Args:
       width: W, columns of a parameter row.
+      tokens: N; with ``oscillators`` their number.
       conditioning_dim: D of the encoder's rows.
       time_features: width of the sinusoidal time encoding; 1 gives the scalar t itself.
+      projection: how rows become tokens: ``param2tok`` learns it, ``oscillators`` takes the rows of the k-osc task.
+      init_noise: see ``Param2Tok``.
+
+    Raises:
+      ValueError: for ``oscillators`` that the row is not made of.
     """
 
     def __init__(
@@ -75,11 +92,17 @@ class TransformerField(nnx.Module):
         tokens: int,
         conditioning_dim: int,
         time_features: int,
+        projection: ProjectionKind = "param2tok",
+        init_noise: float = INIT_NOISE,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
         self.layers, self.time_features, self.dtype = layers, time_features, dtype
-        self.projection = Param2Tok(width, tokens, dim, dtype=dtype, rngs=rngs)
+        self.projection: Param2Tok | OscillatorTokens
+        if projection == "oscillators":
+            self.projection = OscillatorTokens(width, tokens, dim, dtype=dtype, rngs=rngs)
+        else:
+            self.projection = Param2Tok(width, tokens, dim, init_noise=init_noise, dtype=dtype, rngs=rngs)
         # Stands for "no sound" in classifier-free guidance: one vector for all layers.
         self.dropout_token = nnx.Param(jax.random.normal(rngs.params(), (conditioning_dim,)), axes=("embed",))
         self.conditioning = FeedForward(conditioning_dim + time_features, dim, dim, dtype=dtype, rngs=rngs)
@@ -97,9 +120,7 @@ class TransformerField(nnx.Module):
             z = jnp.broadcast_to(z[:, None], (z.shape[0], self.layers, z.shape[1]))
         if dropped is not None:
             z = jnp.where(dropped[:, None, None], self.dropout_token[...].astype(z.dtype), z)
-        time = sinusoidal_time(t, self.time_features) if self.time_features > 1 else t[:, None]
-        time = jnp.broadcast_to(time[:, None].astype(z.dtype), (*z.shape[:2], self.time_features))
-        conditioning = self.conditioning(jnp.concatenate([z, time], axis=-1))
+        conditioning = self.conditioning(with_time(z, t, self.time_features))
         tokens = run_layers(self.blocks, self.projection.to_tokens(x), jnp.moveaxis(conditioning, 1, 0))
         return self.projection.to_row(tokens)
 

@@ -1,0 +1,190 @@
+"""Real NVP: an invertible map of rows with a known Jacobian (Dinh, Sohl-Dickstein, Bengio 2017, sections 3.2 to 3.5).
+
+    y_f = x_f,  y_c = s(x_f) x_c + t(x_f)                  (1)  one affine coupling: f stays fixed, c changes
+    x_c = (y_c - t(y_f)) / s(y_f)                          (2)  its inverse
+    log |det dy/dx| = sum_c log s_c(x_f)                   (3)
+    (t, r) = net(x_f),  s = sigmoid(r + 2) + 0.001         (4)  as in nflows, on which the reference builds
+
+The mask is a checkerboard that every coupling inverts: even columns stay fixed first, then odd ones. There is no batch
+normalisation between couplings, only within their networks; its running statistics are ``nnx.BatchStat`` variables, a
+type of their own beside ``nnx.Param``, and only a call with ``train=True`` uses a batch's own and updates them.
+
+Shapes: B batch, W row width, E and O its even and odd columns, V and U columns that stay and that change, H hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from synthjax.models.layers import linear, stack_layers
+
+# PyTorch's momentum of 0.1, counted from the other side.
+STATISTICS_DECAY = 0.9
+NET_NORM_EPSILON = 1e-3
+MIN_SCALE = 1e-3
+# Puts the initial scale at sigmoid(2) = 0.88, near the identity.
+SCALE_OFFSET = 2.0
+NEAR_ZERO = 1e-3
+
+
+def batch_norm(features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """Batch normalisation over the last axis, in float32 whatever the activations are.
+
+    Under ``jax.jit`` a batch that is split over devices is normalised as a whole. Running variances are the batch's
+    population variance, where PyTorch's are n / (n - 1) times as large.
+    """
+    return nnx.BatchNorm(
+        features,
+        momentum=STATISTICS_DECAY,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def _near_zero(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
+    del out_sharding
+    return jax.random.uniform(key, shape, dtype, -NEAR_ZERO, NEAR_ZERO)
+
+
+class ResidualBlock(nnx.Module):
+    """x + W2 ReLU(BN(W1 ReLU(BN x))), of which the second term starts near zero."""
+
+    def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.norm1 = batch_norm(dim, epsilon=NET_NORM_EPSILON, rngs=rngs)
+        self.linear1 = linear(dim, dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
+        self.norm2 = batch_norm(dim, epsilon=NET_NORM_EPSILON, rngs=rngs)
+        inits = {"kernel_init": _near_zero, "bias_init": _near_zero}
+        self.linear2 = linear(dim, dim, ("mlp", "embed"), dtype=dtype, rngs=rngs, **inits)
+
+    def __call__(self, x: Float[Array, "B H"], *, train: bool) -> Float[Array, "B H"]:
+        y = self.linear1(jax.nn.relu(self.norm1(x, use_running_average=not train)))
+        return x + self.linear2(jax.nn.relu(self.norm2(y, use_running_average=not train)))
+
+
+class AffineCoupling(nnx.Module):
+    """Eq. (1) to (4); the network is Linear, ``blocks`` residual blocks of width H, Linear."""
+
+    def __init__(self, fixed: int, changed: int, *, hidden: int, blocks: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.enter = linear(fixed, hidden, (None, "embed"), dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(ResidualBlock(hidden, dtype=dtype, rngs=rngs) for _ in range(blocks))
+        self.leave = linear(hidden, 2 * changed, ("embed", None), dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B U"], fixed: Float[Array, "B V"], *, train: bool
+    ) -> tuple[Float[Array, "B U"], Float[Array, " B"]]:
+        """Eq. (1) and (3)."""
+        scale, shift = self._scale_and_shift(fixed, train=train)
+        return scale * x + shift, jnp.log(scale).sum(axis=-1)
+
+    def inverse(
+        self, y: Float[Array, "B U"], fixed: Float[Array, "B V"]
+    ) -> tuple[Float[Array, "B U"], Float[Array, " B"]]:
+        """Eq. (2) by the running statistics, and the log-determinant of this direction."""
+        scale, shift = self._scale_and_shift(fixed, train=False)
+        return (y - shift) / scale, -jnp.log(scale).sum(axis=-1)
+
+    def _scale_and_shift(self, fixed: Array, *, train: bool) -> tuple[Array, Array]:
+        hidden = self.enter(fixed)
+        for block in self.blocks:
+            hidden = block(hidden, train=train)
+        shift, raw = jnp.split(self.leave(hidden).astype(jnp.float32), 2, axis=-1)
+        return jax.nn.sigmoid(raw + SCALE_OFFSET) + MIN_SCALE, shift
+
+
+class CouplingPair(nnx.Module):
+    """Two couplings: odd columns change by the even ones, then even columns by the odd ones."""
+
+    def __init__(self, even: int, odd: int, *, hidden: int, blocks: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        sizes = {"hidden": hidden, "blocks": blocks}
+        self.change_odd = AffineCoupling(even, odd, **sizes, dtype=dtype, rngs=rngs)
+        self.change_even = AffineCoupling(odd, even, **sizes, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, even: Float[Array, "B E"], odd: Float[Array, "B O"], *, train: bool
+    ) -> tuple[Float[Array, "B E"], Float[Array, "B O"], Float[Array, " B"]]:
+        odd, log_det_odd = self.change_odd(odd, even, train=train)
+        even, log_det_even = self.change_even(even, odd, train=train)
+        return even, odd, log_det_odd + log_det_even
+
+    def inverse(
+        self, even: Float[Array, "B E"], odd: Float[Array, "B O"]
+    ) -> tuple[Float[Array, "B E"], Float[Array, "B O"], Float[Array, " B"]]:
+        """The couplings' inverses in the opposite order."""
+        even, log_det_even = self.change_even.inverse(even, odd)
+        odd, log_det_odd = self.change_odd.inverse(odd, even)
+        return even, odd, log_det_odd + log_det_even
+
+
+class RealNVP(nnx.Module):
+    """``layers`` affine couplings in turn, in float32 but for their networks; pairs of them run as one ``lax.scan``.
+
+    Args:
+      width: W, at least 2.
+      layers: number of couplings, even, so that every column changes equally often.
+      hidden: H, width of the couplings' networks.
+      blocks: residual blocks of each network.
+
+    Raises:
+      ValueError: for a row of one column, or an odd number of layers.
+    """
+
+    def __init__(self, width: int, *, layers: int, hidden: int, blocks: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        if width < 2:
+            raise ValueError(f"a coupling needs columns that stay and columns that change, not {width}")
+        if layers % 2:
+            raise ValueError(f"couplings come in pairs: {layers} is odd")
+        even, odd = -(-width // 2), width // 2
+        self.pairs = stack_layers(
+            lambda rngs: CouplingPair(even, odd, hidden=hidden, blocks=blocks, dtype=dtype, rngs=rngs),
+            layers // 2,
+            rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "B W"], *, train: bool = False
+    ) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
+        """Rows and log |det| of the Jacobian at each.
+
+        Args:
+          train: normalise by this batch's statistics, and update the running ones.
+        """
+        graph, *states = nnx.split(self.pairs, nnx.Param, nnx.BatchStat)
+
+        def body(halves: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], tuple[Array, Any]]:
+            pair = nnx.merge(graph, *layer)
+            even, odd, log_det = pair(*halves, train=train)
+            return (even, odd), (log_det, nnx.state(pair, nnx.BatchStat))
+
+        halves, (log_dets, statistics) = jax.lax.scan(body, _halves(x), tuple(states))
+        if train:
+            nnx.update(self.pairs, statistics)
+        return _interleave(*halves), log_dets.sum(axis=0)
+
+    def inverse(self, y: Float[Array, "B W"]) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
+        """Rows that a call (with ``train=False``) maps to y, and log |det| of this direction at each."""
+        graph, state = nnx.split(self.pairs)
+
+        def body(halves: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], Array]:
+            even, odd, log_det = nnx.merge(graph, layer).inverse(*halves)
+            return (even, odd), log_det
+
+        halves, log_dets = jax.lax.scan(body, _halves(y), state, reverse=True)
+        return _interleave(*halves), log_dets.sum(axis=0)
+
+
+def _halves(x: Float[Array, "B W"]) -> tuple[Float[Array, "B E"], Float[Array, "B O"]]:
+    x = x.astype(jnp.float32)
+    return x[:, 0::2], x[:, 1::2]
+
+
+def _interleave(even: Float[Array, "B E"], odd: Float[Array, "B O"]) -> Float[Array, "B W"]:
+    batch, width = even.shape[0], even.shape[1] + odd.shape[1]
+    odd = jnp.pad(odd, ((0, 0), (0, even.shape[1] - odd.shape[1])))
+    return jnp.stack([even, odd], axis=-1).reshape(batch, -1)[:, :width]

@@ -1,0 +1,147 @@
+"""CNN encoder of the k-osc task: the magnitude spectrum of a signal to one conditioning row.
+
+Shapes: B batch, S samples of the signal, F frequency bins or what strides leave of them, C channels, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from synthjax.models.layers import gelu, layer_norm, linear, uniform_fan_in
+from synthjax.models.residual_mlp import ResidualMLP
+
+NormKind = Literal["batch", "layer"]
+KERNEL, DOWN_KERNEL, STRIDE = 7, 6, 3
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_DECAY = 0.9  # PyTorch's momentum of 0.1.
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    init = uniform_fan_in(in_channels * size)
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        kernel_size=(size,),
+        strides=(stride,),
+        padding=((padding, padding),),
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        kernel_metadata={"axes": (None, None, "mlp")},
+        bias_metadata={"axes": ("mlp",)},
+        rngs=rngs,
+    )
+
+
+def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm | nnx.LayerNorm:
+    if kind == "layer":
+        return layer_norm(channels, dtype=dtype, rngs=rngs)
+    return nnx.BatchNorm(
+        channels,
+        use_running_average=True,
+        momentum=BATCH_NORM_DECAY,
+        epsilon=BATCH_NORM_EPSILON,
+        dtype=dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+class SpectralBlock(nnx.Module):
+    """skip(x) + [norm] GELU(Conv_1(norm(GELU(Conv_7 x)))), over channels; skip is a 1 x 1 Conv where they change.
+
+    With layer normalisation there is none at the end.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: NormKind, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        padding = KERNEL // 2
+        self.conv1 = _conv(in_channels, out_channels, KERNEL, padding=padding, dtype=dtype, rngs=rngs)
+        self.norm1 = _norm(norm, out_channels, dtype=dtype, rngs=rngs)
+        self.conv2 = _conv(out_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+        self.norm2 = _norm(norm, out_channels, dtype=dtype, rngs=rngs) if norm == "batch" else None
+        changes = in_channels != out_channels
+        self.skip = _conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs) if changes else None
+
+    def __call__(self, x: Float[Array, "B F C"]) -> Float[Array, "B F Cout"]:
+        y = gelu(self.conv2(self.norm1(gelu(self.conv1(x)))))
+        if self.norm2 is not None:
+            y = self.norm2(y)
+        return y + (x if self.skip is None else self.skip(x))
+
+
+class SpectralStage(nnx.Module):
+    """Two blocks, then GELU(Conv(norm x)) that divides the bins by three and doubles the channels."""
+
+    def __init__(self, in_channels: int, channels: int, *, norm: NormKind, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.block1 = SpectralBlock(in_channels, channels, norm=norm, dtype=dtype, rngs=rngs)
+        self.block2 = SpectralBlock(channels, channels, norm=norm, dtype=dtype, rngs=rngs)
+        self.norm = _norm(norm, channels, dtype=dtype, rngs=rngs)
+        self.down = _conv(channels, 2 * channels, DOWN_KERNEL, stride=STRIDE, padding=1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B F C"]) -> Float[Array, "B F//3 2*C"]:
+        return gelu(self.down(self.norm(self.block2(self.block1(x)))))
+
+
+class SpectralEncoder(nnx.Module):
+    """|rfft(x)| / S through convolutional stages, a Linear over all that is left, and one residual MLP block.
+
+    Batch normalisation uses its running statistics, which are ``nnx.BatchStat`` variables, as a module is made. To
+    train, merge parameters and statistics (pure trees) into a module of the step's own, call its ``train()``, and
+    give the statistics that it has after the forward pass to the next step beside the new parameters::
+
+        def loss_fn(parameters):
+            model = nnx.merge(graph, parameters, statistics)
+            model.train()  # Normalise by the batch, and move the running statistics by a tenth towards it.
+            loss = ...
+            return loss, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    Under jit the statistics are those of the global batch, whatever the mesh. Layer normalisation has none of this.
+
+    Args:
+      samples: S, of which all S/2 + 1 bins are used.
+      dim: D.
+      channels: of the first stage; every further one has twice as many.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        *,
+        dim: int,
+        channels: int,
+        stages: int,
+        norm: NormKind,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.stages: nnx.List[SpectralStage] = nnx.List()
+        inputs, bins = 1, samples // 2 + 1
+        for stage in range(stages):
+            width = channels * 2**stage
+            self.stages.append(SpectralStage(inputs, width, norm=norm, dtype=dtype, rngs=rngs))
+            inputs, bins = 2 * width, (bins + 2 - DOWN_KERNEL) // STRIDE + 1
+        hidden = samples // 2
+        self.flat = linear(bins * inputs, hidden, ("mlp", "embed"), dtype=dtype, rngs=rngs)
+        self.out = ResidualMLP(hidden, hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, signal: Float[Array, "B S"]) -> Float[Array, "B D"]:
+        x = jnp.abs(jnp.fft.rfft(signal))[..., None] / signal.shape[-1]
+        for stage in self.stages:
+            x = stage(x)
+        # Channel-major, as the reference's tensors lie.
+        return self.out(self.flat(x.swapaxes(1, 2).reshape(x.shape[0], -1)))
