@@ -10,7 +10,6 @@ hosted by pedalboard, and both are GPL-3.
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 from collections import Counter
@@ -23,6 +22,7 @@ from absl import flags
 
 from data_pipeline import cli, config_flag
 from data_pipeline.cli import UserError
+from data_pipeline.cores import usable_cores
 from data_pipeline.counter_rng import MAX_SEED
 from data_pipeline.render_config import render_settings, supervision
 from data_pipeline.render_progress import RenderProgress
@@ -96,17 +96,13 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 if __name__ == "__main__":
     config_flag.define()
     flags.DEFINE_string("output", None, "Folder for the shards.", required=True)
     flags.DEFINE_string("shards", None, "Numbers of the shards to render, such as 0-11 or 0,3,5-7.", required=True)
     flags.DEFINE_integer("samples_per_shard", 10_000, "Rows of each shard.", lower_bound=1, upper_bound=10_000_000)
     flags.DEFINE_integer(
-        "workers", _cores(), "Worker processes on this machine, at most one for each core.", lower_bound=1
+        "workers", usable_cores(), "Worker processes on this machine, at most one for each core.", lower_bound=1
     )
     flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0, upper_bound=MAX_SEED)
     flags.DEFINE_string("plugin", "", "Path of the VST3 plugin; for Surge XT the one of `make surge-xt` if empty.")

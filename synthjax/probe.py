@@ -1,8 +1,9 @@
 """What a model in training sounds like: a few sounds of the validation split, rendered beside training.
 
-Whatever takes time (rendering, spectrograms, pictures) is done by one worker process of the lowest priority. A thread
-of the training process waits for it and writes down what comes back, so that training keeps its cores and Python's
-lock, and a synthesizer that crashes or hangs is the worker's affair. The worker imports this module: no JAX here.
+Whatever takes time (rendering, spectrograms, pictures) is done by one worker process that works only now and then: what
+it takes of the processors, the step loses, whatever its priority. A thread of the training process waits for it and
+writes down what comes back, so that training keeps its cores and Python's lock, and a synthesizer that crashes or hangs
+is the worker's affair. The worker imports this module: no JAX here.
 
 Shapes: S sounds, W row width, T = 176400 samples.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from data_pipeline.audio_metrics import mss_spectrograms, spectrogram_distance
 from data_pipeline.batch_renderer import Attempt
 from data_pipeline.cli import UserError
+from data_pipeline.cores import usable_cores
 from data_pipeline.mel import mel_spectrogram
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchBatch, PatchBatchRenderer
@@ -34,7 +37,10 @@ from synthjax import plots
 from synthjax.writers import Writers
 
 LOWEST_PRIORITY = 19
-# A worker of the lowest priority may have to wait long for its turn.
+# Of all processors' time, what the worker takes on average: a machine of two cores waits minutes for eight sounds, a
+# host of accelerators seconds.
+PROCESSOR_SHARE = 0.02
+# A worker that rests, and has the lowest priority, may take long over a sound.
 SUPERVISION = Supervision(render_seconds=600.0)
 # How long the end of training waits for a probe under way.
 GRACE_SECONDS = 5.0
@@ -54,29 +60,50 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class ProbeSettings:
-    """What the worker needs: the synthesizer, and the targets (S, 2, T)."""
+    """What the worker needs: the synthesizer, the targets (S, 2, T), and its share of all processors' time."""
 
     synth: SynthSettings
     targets: NDArray[np.floating]
+    share: float
 
     def renderer(self, synth: Synth) -> ProbeRenderer:
         """Called by the worker, which gives way to training from here on."""
         os.nice(LOWEST_PRIORITY)
-        return ProbeRenderer(PatchBatchRenderer(self.synth.spec, synth), self.targets)
+        return ProbeRenderer(PatchBatchRenderer(self.synth.spec, synth), self.targets, Pace(self.share))
+
+
+class Pace:
+    """Lets this process work no more than a share of all processors' time, by resting after work."""
+
+    def __init__(self, share: float) -> None:
+        self._seconds_per_worked = 1.0 / (share * usable_cores())
+        self._since = time.process_time()
+
+    def rest(self) -> None:
+        """Makes up for what was worked since the last rest."""
+        worked = time.process_time() - self._since
+        time.sleep(max(worked * (self._seconds_per_worked - 1.0), 0.0))
+        self._since = time.process_time()
 
 
 class ProbeRenderer:
     """Renders patches and compares each with its target; a patch of index i is for target i modulo S."""
 
-    def __init__(self, patches: PatchBatchRenderer, targets: NDArray[np.floating]) -> None:
-        self._patches = patches
+    def __init__(self, patches: PatchBatchRenderer, targets: NDArray[np.floating], pace: Pace) -> None:
+        self._patches, self._pace = patches, pace
         sounds = targets.astype(np.float32)
         self._targets = [(mss_spectrograms(sound), mel_spectrogram(sound)) for sound in sounds]
 
     def render(self, batch: PatchBatch, announce: Callable[[Attempt], None]) -> tuple[Heard, ...]:
         """Those of the batch that can be rendered."""
+        self._pace.rest()
         rendered = self._patches.render(batch, announce)
-        return tuple(self._compare(patch.key, patch.audio) for patch in rendered if patch.audio is not None)
+        heard = []
+        for patch in rendered:
+            self._pace.rest()
+            if patch.audio is not None:
+                heard.append(self._compare(patch.key, patch.audio))
+        return tuple(heard)
 
     def _compare(self, index: int, audio: NDArray[np.float32]) -> Heard:
         sound = index % len(self._targets)
@@ -195,4 +222,4 @@ def start_probe(
     if missing:
         say(f"no validation probe: {missing}")
         return None
-    return Probe(WorkerListener(ProbeSettings(synth, targets)), targets, writers, say)
+    return Probe(WorkerListener(ProbeSettings(synth, targets, PROCESSOR_SHARE)), targets, writers, say)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from absl import flags
 
 from data_pipeline.cli import UserError
+from data_pipeline.cores import usable_cores
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import synth_for, why_no_renderer
@@ -20,7 +19,7 @@ def define() -> None:
         "Path of a VST3 plugin; for Surge XT the default is $SURGE_XT_PLUGIN or what make surge-xt fetched.",
     )
     flags.DEFINE_string("preset", "", "Base patch of a plugin other than Surge XT: a .vstpreset.")
-    flags.DEFINE_integer("workers", os.cpu_count() or 1, "Render processes.", lower_bound=1)
+    flags.DEFINE_integer("workers", usable_cores(), "Render processes.", lower_bound=1)
 
 
 def start_renderer(spec: ParamSpec) -> PatchRenderer:

@@ -22,13 +22,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_pipeline.audio_metrics import mss
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
+from data_pipeline.patch_renderer import PatchBatch, RenderedPatch
 from data_pipeline.shards import ShardReader
 from data_pipeline.splits import write_splits
 from data_pipeline.stats import STATS_FILE, compute_stats, save_stats
 from data_pipeline.synths.choice import synth_for
 from data_pipeline.synths.protocol import SynthSettings, open_synth
 from synthjax import probe as probe_module
-from synthjax.probe import Heard, Probe, ProbeSettings, WorkerListener, start_probe
+from synthjax.probe import Heard, Pace, Probe, ProbeRenderer, ProbeSettings, WorkerListener, start_probe
 from synthjax.train import train
 from synthjax.workdir import Workdir
 from synthjax.writers import Writers
@@ -39,6 +40,7 @@ SPEC = load_spec("subtractive")
 SECONDS = 60  # Nothing here takes so long.
 TARGETS = np.stack([np.full((2, 100), level, np.float16) for level in (0.25, 0.5)])
 ROWS = np.zeros((5, SPEC.width))
+ALL = 1.0  # Of the processors' time.
 
 
 def heard(sound: int, distance: float = 1.0) -> Heard:
@@ -197,6 +199,53 @@ def test_closing_an_idle_probe_ends_its_thread(bench: Bench) -> None:
     bench.probe.close()
 
 
+# The worker's pace.
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The processor time of this process as the test sets it, and the rests that were taken."""
+    clocks: dict[str, Any] = {"worked": 100.0, "rests": []}
+    monkeypatch.setattr(probe_module.time, "process_time", lambda: clocks["worked"])
+    monkeypatch.setattr(probe_module.time, "sleep", clocks["rests"].append)
+    monkeypatch.setattr(probe_module, "usable_cores", lambda: 2)
+    return clocks
+
+
+def test_a_worker_rests_until_it_has_taken_its_share_of_all_processors(clocks: dict[str, Any]) -> None:
+    pace = Pace(0.01)
+    for worked in (0.5, 0.25, 0.0):
+        clocks["worked"] += worked
+        pace.rest()
+    assert clocks["rests"] == pytest.approx([24.5, 12.25, 0.0])  # 0.5 s of 25 s on two processors are 1 %.
+
+
+def test_a_worker_that_may_take_a_processor_never_rests(clocks: dict[str, Any]) -> None:
+    pace = Pace(0.5)
+    clocks["worked"] += 3.0
+    pace.rest()
+    assert clocks["rests"] == [0.0]
+
+
+class NoPatches:
+    """Renders silence for whatever it is given."""
+
+    def render(self, batch: Any, announce: Callable[[Any], None]) -> tuple[RenderedPatch[int], ...]:
+        return tuple(RenderedPatch(index, np.zeros((2, 176400), np.float32)) for index in batch.indices)
+
+
+def test_the_worker_rests_before_and_after_it_renders() -> None:
+    rests: list[int] = []
+
+    class Counted:
+        def rest(self) -> None:
+            rests.append(1)
+
+    renderer = ProbeRenderer(NoPatches(), np.zeros((1, 2, 176400)), Counted())  # type: ignore[arg-type]
+    (one,) = renderer.render(PatchBatch((0,), rows=(ROWS[0],)), lambda attempt: None)
+    assert (one.sound, len(rests)) == (0, 2)
+
+
 # Real workers.
 
 
@@ -210,7 +259,7 @@ def sounds() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_worker_hears_each_row_against_its_own_target(sounds: tuple[np.ndarray, np.ndarray]) -> None:
     rows, audio = sounds
-    with WorkerListener(ProbeSettings(synth_for(SPEC), audio)) as listener:
+    with WorkerListener(ProbeSettings(synth_for(SPEC), audio, ALL)) as listener:
         right, crossed = listener.hear(rows), listener.hear(rows[::-1])
         (worker,) = listener._pool._workers
         assert psutil.Process(worker._process.pid).nice() == probe_module.LOWEST_PRIORITY
@@ -236,7 +285,7 @@ def test_a_row_that_costs_workers_is_missing_and_the_rest_are_heard(tmp_path: Pa
     synth = SynthSettings("tests.data_pipeline.scripted_synth", spec, preset=str(tmp_path / "script.json"))
     rows = np.full((2, spec.width), 0.5)
     rows[0, 0] = 0.0
-    with WorkerListener(ProbeSettings(synth, np.full((2, 2, 176400), 0.1, np.float16))) as listener:
+    with WorkerListener(ProbeSettings(synth, np.full((2, 2, 176400), 0.1, np.float16), ALL)) as listener:
         assert [one.sound for one in listener.hear(rows)] == [1]
         assert [one.sound for one in listener.hear(rows[::-1])] == [0]  # Nothing is held against a row's successor.
 
@@ -283,6 +332,7 @@ def test_a_run_with_a_probe_is_heard_and_its_figures_are_those_of_one_without(
     root: Path, tmp_path: Path, tiny_config: ml_collections.ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_module, "GRACE_SECONDS", SECONDS)  # However slow the machine.
+    monkeypatch.setattr(probe_module, "PROCESSOR_SHARE", ALL)
     with_probe = trained(tiny_config, root, tmp_path / "with")
     assert not [child for child in psutil.Process().children() if "data_pipeline.worker" in child.cmdline()]
     without = trained(tiny_config, root, tmp_path / "without", **{"validation.probe_sounds": 0})
