@@ -10,7 +10,7 @@ Every value is explained in configs/important.py.
 import ml_collections
 
 from configs import important
-from configs.variants import Overrides, apply_variants
+from configs.variants import VARIANTS, Overrides, apply_variants
 
 LENGTHS: dict[str, Overrides] = {"steps=500k": {"train.steps": 500_000}, "steps=1200k": {"train.steps": 1_200_000}}
 
@@ -19,4 +19,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """The base model on 100k samples."""
     c = important.get_config()
     c.train.steps = 50_000
-    return apply_variants(c, arg, LENGTHS)
+    return apply_variants(c, arg, VARIANTS | LENGTHS)

@@ -20,6 +20,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.compute_dtype = "bfloat16"
 
     c.data = data = ml_collections.ConfigDict()
+    # shards: sounds and rows of a data set. k_osc: the paper's synthetic task (configs/k_osc.py).
+    data.source = "shards"
     # Folder with train.h5, val.h5, test.h5 (data_pipeline.splits) and stats.npz (data_pipeline.stats).
     data.root = "data"
     # What the columns of a parameter row mean: a name in data_pipeline/specs or the path of a .json.
@@ -34,6 +36,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.allow_external = False
 
     c.model = model = ml_collections.ConfigDict()
+    # flow: encoder and vector field. The baselines: regression (configs/regression.py), flow_vae (flow_vae.py).
+    model.kind = "flow"
 
     # Spectrogram (2, 128, 401) -> one conditioning row for each layer of the vector field.
     model.encoder = encoder = ml_collections.ConfigDict()
@@ -55,6 +59,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     # Velocity of a parameter row at time t, given the conditioning.
     model.field = field = ml_collections.ConfigDict()
+    # transformer: DiT blocks on tokens. mlp: residual blocks on whole rows (configs/flow_mlp.py).
+    field.kind = "transformer"
+    # How rows become tokens. param2tok: learned. oscillators: one token each, for the k-osc task alone.
+    field.projection = "param2tok"
     field.dim = 512
     field.layers = 8
     field.heads = 8

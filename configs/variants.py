@@ -35,18 +35,21 @@ VARIANTS |= {
 }
 
 
+# Of the baselines, whose networks have no variants.
+FULL: dict[str, Overrides] = {"full": {"data.spec": "surge_xt"}}
+
+
 def apply_variants(
-    config: ml_collections.ConfigDict, arg: str, choices: dict[str, Overrides] | None = None
+    config: ml_collections.ConfigDict, arg: str, table: dict[str, Overrides] = VARIANTS
 ) -> ml_collections.ConfigDict:
     """Applies a comma-separated list of variants to ``config`` and returns it.
 
     Args:
-      choices: what the list may name besides ``VARIANTS``, such as the lengths of ``flow_100k``.
+      table: what the list may name.
 
     Raises:
       UserError: for an unknown variant, or two that set the same value.
     """
-    table = VARIANTS | (choices or {})
     changed: dict[str, str] = {}
     for name in filter(None, arg.split(",")):
         if name not in table:

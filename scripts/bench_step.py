@@ -21,9 +21,10 @@ from absl import flags
 
 from data_pipeline import cli, config_flag
 from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import MEL_SPEC, ROW_SHAPES
+from data_pipeline.shards import MEL_SPEC, row_shapes
 from data_pipeline.stats import MelStats
 from synthjax import sharding
+from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 
 
@@ -49,13 +50,13 @@ def random_batch(config: Any, width: int, shape: tuple[int, ...]) -> dict[str, n
 
 def measure(config: Any, steps: int) -> dict[str, Any]:
     """Compiles the step, runs it once unmeasured and ``steps`` times measured."""
-    shape: tuple[int, int, int] = ROW_SHAPES[MEL_SPEC]  # type: ignore[assignment]
-    width, mesh = load_spec(config.data.spec).width, sharding.make_mesh(config.mesh)
+    spec, mesh = load_spec(config.data.spec), sharding.make_mesh(config.mesh)
+    shape = row_shapes(spec.width)[MEL_SPEC]
     sharding.check_batch(config.data.batch_size, mesh)
-    trainer = Trainer.create(config, width=width, spectrogram_shape=shape)
+    trainer = Trainer.create(config, SpectrogramTask(spec, shape, config.data.min_std_db))
     shardings = trainer.state_shardings(mesh)
     state = jit_init(trainer, shardings)()
-    batch = sharding.place(random_batch(config, width, shape), sharding.batch_sharding(mesh))
+    batch = sharding.place(random_batch(config, spec.width, shape), sharding.batch_sharding(mesh))
     stats = MelStats(np.full(shape, -40, np.float32), np.full(shape, 20, np.float32))
     stats = jax.device_put(stats, sharding.replicated(mesh))
     started = time.perf_counter()

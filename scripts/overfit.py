@@ -21,11 +21,13 @@ from absl import flags
 from configs import important
 from data_pipeline import cli
 from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import MEL_SPEC, PARAM_ARRAY, ROW_SHAPES
+from data_pipeline.shards import MEL_SPEC, PARAM_ARRAY, row_shapes
 from data_pipeline.stats import STATS_FILE, load_stats
 from synthjax import sharding
 from synthjax.data import EvalBatches, TrainBatches, from_model_scale, open_split, prefetch
 from synthjax.inference import jit_sampler
+from synthjax.methods import Sampling
+from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 
 ROWS, STEPS, MEAN_OF = 64, 2_000, 20
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
         raise cli.UserError(f"{reader.path} has {len(reader)} rows; this experiment is on {ROWS}")
     mesh = sharding.make_mesh(config.mesh)
     rows = sharding.batch_sharding(mesh)
-    trainer = Trainer.create(config, width=spec.width, spectrogram_shape=ROW_SHAPES[MEL_SPEC])  # type: ignore[arg-type]
+    trainer = Trainer.create(config, SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db))
     shardings = trainer.state_shardings(mesh)
     state, step = jit_init(trainer, shardings)(), jit_train_step(trainer, mesh, shardings)
     stats = jax.device_put(stats, sharding.replicated(mesh))
@@ -71,9 +73,11 @@ def main(argv: list[str]) -> None:
             if number in REFERENCE or number % 100 == 0:
                 minutes, reference = (time.monotonic() - started) / 60, REFERENCE.get(number, "")
                 print(f"{number:>6}{np.mean(losses[-MEAN_OF:]):>9.3f}{reference:>11}{minutes:>9.1f}", flush=True)
-    sample = jit_sampler(trainer, mesh, guidance=1.0, solver="rk4", steps=20)
+    sample = jit_sampler(trainer, mesh, Sampling(guidance=1.0, solver="rk4", steps=20))
     batch = EvalBatches(reader, batch_size=ROWS, seed=config.seed, local_rows=range(ROWS))[0]
-    predicted = from_model_scale(np.asarray(sample(state.params, batch["mel_spec"], batch["x0"], stats)))
+    predicted = from_model_scale(
+        np.asarray(sample(state.params, {name: batch[name] for name in ("mel_spec", "x0")}, stats))
+    )
     true = reader.read_rows(PARAM_ARRAY, np.arange(ROWS))
     mse, mean_mse = float(np.square(predicted - true).mean()), float(true.var(axis=0).mean())
     print(f"sampled rows: MSE {mse:.4f} (reference {REFERENCE_MSE}; predicting the mean row {mean_mse:.4f})")

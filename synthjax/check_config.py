@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from data_pipeline.cli import UserError
 from data_pipeline.shards import MEL_SPEC, row_shapes
+from synthjax.k_osc import SAMPLE_RATE
+from synthjax.regression_losses import LOSSES
 from synthjax.sampling import SOLVERS
 
 POSITIVE = (
@@ -22,22 +25,17 @@ POSITIVE = (
     "sampling.steps",
     "sampling.batch_size",
 )
-NATURAL = (
-    "seed",
-    "data.workers",
-    "data.min_std_db",
-    "train.eval_every",
-    "validation.probe_sounds",
-    "optim.lr",
-    "optim.weight_decay",
-    "ranking.mss",
-    "ranking.wmfcc",
-)
-CHOICES: dict[str, tuple[str, ...]] = {
+NATURAL = ("seed", "data.workers", "train.eval_every", "optim.lr", "optim.weight_decay")
+# Of configs whose data are shards.
+NATURAL_OF_SHARDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc")
+CHOICES = {
     "compute_dtype": ("float32", "bfloat16"),
+    "data.source": ("shards", "k_osc"),
+    "model.kind": ("flow", "regression", "flow_vae"),
     "validation.solver": tuple(SOLVERS),
     "sampling.solver": tuple(SOLVERS),
 }
+CHOICES_OF_FLOW = {"model.field.kind": ("transformer", "mlp"), "model.field.projection": ("param2tok", "oscillators")}
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -49,38 +47,85 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
-    sizes = [f"model.{part}.{key}" for part in ("encoder", "field") for key in _sizes(config.model[part])]
-    for key in (*POSITIVE, *sizes):
+    _check_choices(config, CHOICES)
+    shards = config.data.source == "shards"
+    if not shards:
+        _check_k_osc(config)
+    for key in (*POSITIVE, *_sizes(config.model, "model")):
         _require(_get(config, key) >= 1, key, config, "must be at least 1")
-    for key in NATURAL:
+    for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
         _require(_get(config, key) >= 0, key, config, "must not be negative")
-    for key, choices in CHOICES.items():
-        _require(_get(config, key) in choices, key, config, f"must be {' or '.join(choices)}")
+    if config.model.kind == "flow":
+        _check_flow(config)
+    elif config.model.kind == "regression":
+        _check_regression(config)
+    if "encoder" in config.model:
+        _check_encoder(config)
+
+
+def _check_choices(config: ml_collections.ConfigDict, choices: Mapping[str, tuple[str, ...]]) -> None:
+    for key, values in choices.items():
+        _require(_get(config, key) in values, key, config, f"must be {' or '.join(values)}")
+
+
+def _check_k_osc(config: ml_collections.ConfigDict) -> None:
+    _require(config.k_osc.oscillators >= 1, "k_osc.oscillators", config, "must be at least 1")
+    low, high = config.k_osc.frequency_range
+    fits = 0 <= low < high <= SAMPLE_RATE / 2
+    _require(fits, "k_osc.frequency_range", config, f"must be (low, high) within 0 to {SAMPLE_RATE / 2:g} Hz")
+
+
+def _check_flow(config: ml_collections.ConfigDict) -> None:
+    _check_choices(config, CHOICES_OF_FLOW)
     rate = config.flow.guidance_dropout
     _require(0 <= rate < 1, "flow.guidance_dropout", config, "must be a rate in [0, 1)")
     times = config.validation.times
     _require(times and all(0 <= t <= 1 for t in times), "validation.times", config, "must be times in [0, 1]")
-    _check_model(config)
-
-
-def _check_model(config: ml_collections.ConfigDict) -> None:
-    parts = ("encoder", "field") if config.model.encoder.kind == "ast" else ("field",)
-    for part in parts:
-        dim, heads = config.model[part].dim, config.model[part].heads
-        _require(dim % heads == 0, f"model.{part}.dim", config, f"is not a multiple of model.{part}.heads={heads}")
-    features = config.model.field.time_features
-    fits = features == 1 or features % 2 == 0
+    field = config.model.field
+    fits = field.time_features == 1 or field.time_features % 2 == 0
     _require(fits, "model.field.time_features", config, "must be 1 or even: cos and sin of each angle")
+    if field.kind == "transformer":
+        _check_heads(config, "field")
+    if field.projection == "oscillators" and field.kind == "transformer":
+        fits = config.data.source == "k_osc" and field.tokens == config.k_osc.oscillators
+        _require(fits, "model.field.projection", config, "is for data.source=k_osc, with a token for each oscillator")
+
+
+def _check_regression(config: ml_collections.ConfigDict) -> None:
+    _check_choices(config, {"model.loss": tuple(LOSSES)})
+    fits = config.model.loss == "mse" or config.data.source == "k_osc"
+    _require(fits, "model.loss", config, "is for the oscillators of data.source=k_osc: use mse")
+
+
+def _check_encoder(config: ml_collections.ConfigDict) -> None:
+    encoder = config.model.encoder
+    if encoder.kind == "spectral":
+        _check_choices(config, {"model.encoder.norm": ("batch", "layer")})
+    if encoder.kind != "ast":
+        return
+    _check_heads(config, "encoder")
     for key in ("model.encoder.patch", "model.encoder.stride"):
         _require(len(_get(config, key)) == 2 and min(_get(config, key)) >= 1, key, config, "must be (mels, frames)")
     _, mels, frames = row_shapes(width=0)[MEL_SPEC]
-    high, wide = config.model.encoder.patch
+    high, wide = encoder.patch
     fits = high <= mels and wide <= frames
     _require(fits, "model.encoder.patch", config, f"must fit into {mels} mels and {frames} frames")
 
 
-def _sizes(section: ml_collections.ConfigDict) -> list[str]:
-    return [key for key, value in section.items() if isinstance(value, int) and not isinstance(value, bool)]
+def _check_heads(config: ml_collections.ConfigDict, part: str) -> None:
+    dim, heads = config.model[part].dim, config.model[part].heads
+    _require(dim % heads == 0, f"model.{part}.dim", config, f"is not a multiple of model.{part}.heads={heads}")
+
+
+def _sizes(section: ml_collections.ConfigDict, name: str) -> list[str]:
+    """Keys of all whole numbers, which are sizes."""
+    keys: list[str] = []
+    for key, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            keys += _sizes(value, f"{name}.{key}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            keys.append(f"{name}.{key}")
+    return keys
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> Any:

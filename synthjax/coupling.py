@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -23,9 +23,14 @@ def group_rows(batch_size: int) -> int:
     return rows
 
 
-def couple(noise: Float[np.ndarray, "N W"], data: Float[np.ndarray, "N W"]) -> Float[np.ndarray, "N W"]:
-    """Reorders ``noise`` so that the sum of Euclidean distances to ``data``, row by row, is the smallest."""
+def couple_order(noise: Float[np.ndarray, "N W"], data: Float[np.ndarray, "N W"]) -> Int[np.ndarray, " N"]:
+    """Which row of ``noise`` goes with each row of ``data``, so that the sum of Euclidean distances is the smallest."""
     row, column = linear_sum_assignment(cdist(noise, data))
-    coupled = np.empty_like(noise)
-    coupled[column] = noise[row]
-    return coupled
+    order = np.empty_like(row)
+    order[column] = row
+    return order
+
+
+def couple(noise: Float[np.ndarray, "N W"], data: Float[np.ndarray, "N W"]) -> Float[np.ndarray, "N W"]:
+    """``noise`` in that order."""
+    return noise[couple_order(noise, data)]

@@ -10,12 +10,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Protocol, SupportsIndex
 
 import grain
 import numpy as np
@@ -153,10 +154,16 @@ class EvalBatches:
         }
 
 
+class Batches(Protocol):
+    """Host batches by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: SupportsIndex) -> HostBatch: ...
+
+
 @contextmanager
-def prefetch(
-    batches: TrainBatches | EvalBatches, *, workers: int, start: int = 0
-) -> Generator[Iterator[HostBatch], None, None]:
+def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Iterator[HostBatch], None, None]:
     """Batches from ``start`` on, read ahead by worker processes (or by one thread where ``workers`` is 0)."""
     dataset = grain.MapDataset.source(batches)[start:]
     # A worker process reads batch after batch; threads within it would only hold more of them.
@@ -174,12 +181,15 @@ def prefetch(
 
 
 def _serve_one_master(worker: int, workers: int) -> None:
-    """Ties a worker process to the training process, which alone decides what signals mean.
+    """Ties a worker process to the training process, which alone decides what signals mean and uses accelerators.
 
     Ctrl-C and the SIGTERM of a job scheduler reach all processes at once; a killed training process reaches none.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:  # It has read the environment.
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
     threading.Thread(target=_exit_when_orphaned, args=(os.getppid(),), daemon=True).start()
 
 

@@ -4,7 +4,8 @@ Samples a patch for every row of a split and writes metrics.json, per_parameter.
 (default: WORKDIR/evaluation/SPLIT-STEP). With --render the patches are also heard: rendered, measured against their
 targets, and put beside the true patches rendered again (oracle) and the synthesizer's own chance (noise floor);
 per_sample.csv tells each one's figures and report.html plays them. What was interrupted goes on where it stopped.
---dataset=FOLDER measures on sound files instead, by sound alone.
+--dataset=FOLDER measures on sound files instead, by sound alone. Of a run of the k-osc task it draws --rows of the
+split, and writes metrics.json and per_sample.csv, with the figures of a random answer beside the model's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from synthjax.data import EvalBatches, open_split, prefetch
 from synthjax.evaluation_sounds import Evaluated, evaluate_sounds
 from synthjax.foreign_sounds import ForeignSounds
 from synthjax.inference import TrainedModel
+from synthjax.k_osc_evaluation import evaluate_k_osc, write_k_osc_report
+from synthjax.k_osc_task import KOscTask
 from synthjax.param_metrics import per_parameter_mse, row_metrics, summarise, swap_to_best
 
 PREDICTIONS = "predictions.h5"
@@ -45,6 +48,8 @@ def main(argv: list[str]) -> int:
     distributed.initialise()
     compilation_cache.enable()
     model = model_flags.load_model()
+    if isinstance(model.task, KOscTask):
+        return _evaluate_k_osc(model)
     return _evaluate_folder(model) if f.dataset else _evaluate_split(model)
 
 
@@ -68,6 +73,15 @@ def _evaluate_split(model: TrainedModel) -> int:
         with renderer_flags.start_renderer(model.spec) as renderer:
             evaluated = Evaluated(model.spec, names, predicted, lambda index: reader.read(AUDIO, index), true)
             evaluate_sounds(evaluated, renderer, output, about, metrics, f.report_sounds)
+    return 0
+
+
+def _evaluate_k_osc(model: TrainedModel) -> int:
+    f = flags.FLAGS
+    output = _output(f.split, model)
+    rows = evaluate_k_osc(model, f.split, f.rows)
+    if distributed.is_main():
+        write_k_osc_report(output, {"split": f.split, **_about(model)}, rows)
     return 0
 
 
@@ -192,6 +206,7 @@ if __name__ == "__main__":
     model_flags.define()
     flags.DEFINE_string("split", "test", "Split to measure on: test, val or train.")
     flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
+    flags.DEFINE_integer("rows", 2048, "How many rows of the k-osc task to draw.", lower_bound=1)
     flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP.")
     flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
     flags.DEFINE_string("dataset", None, "Folder of sounds from elsewhere to measure on, instead of a split.")

@@ -10,33 +10,32 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
-from data_pipeline.stats import MelStats, standardise
+from data_pipeline.stats import MelStats
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
 from synthjax.data import HostBatch, from_model_scale
-from synthjax.sampling import sample_rows
+from synthjax.k_osc_task import KOscTask
+from synthjax.methods import Sampling
+from synthjax.tasks import Batch, SpectrogramTask, Task
 from synthjax.train_step import Trainer, abstract_state
 from synthjax.workdir import Workdir
 
 
-def jit_sampler(trainer: Trainer, mesh: Mesh, *, guidance: float, solver: str, steps: int) -> jax.stages.Wrapped:
-    """A jitted (params, mel (B, C, M, F) dB, x0 (B, *K, W), stats) -> rows like x0 on [-1, 1], on every host."""
+def jit_sampler(trainer: Trainer, mesh: Mesh, sampling: Sampling) -> jax.stages.Wrapped:
+    """A jitted (params, batch, stats) -> rows like ``batch["x0"]`` (B, *K, W) on [-1, 1], on every host.
+
+    The batch holds besides what ``Task.inputs`` takes, such as ``mel_spec`` (B, C, M, F) in dB.
+    """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     params = sharding.parameter_shardings(trainer.abstract, mesh, fsdp=trainer.config.mesh.fsdp)
 
-    def sample(params: Any, mel: jax.Array, x0: jax.Array, stats: MelStats) -> jax.Array:
-        model = trainer.model(params)
-        return sample_rows(
-            model,
-            standardise(mel, stats, trainer.config.data.min_std_db),
-            x0,
-            guidance=guidance,
-            solver=solver,
-            steps=steps,
-        )
+    def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
+        inputs = trainer.task.inputs(batch, stats)
+        return trainer.method.rows(trainer.model(params), inputs, batch["x0"], sampling)
 
-    return jax.jit(sample, in_shardings=(params, split, split, whole), out_shardings=whole)
+    return jax.jit(sample, in_shardings=(params, split, whole), out_shardings=whole)
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class TrainedModel:
     """A checkpoint of a workdir, on the devices of this process or pod, with what goes around it."""
 
     config: ml_collections.ConfigDict
-    spec: ParamSpec
+    task: Task
     step: int
     mesh: Mesh
     params: Any
-    stats: MelStats
+    stats: MelStats | None
     sampler: jax.stages.Wrapped
 
     @classmethod
@@ -67,29 +66,34 @@ class TrainedModel:
         Raises:
           UserError: if the workdir holds no run or not that checkpoint, or for a solver that does not exist.
         """
-        config, spec, stats = workdir.read_config(), workdir.read_spec(), workdir.read_stats()
+        config = workdir.read_config()
         chosen = {"solver": solver, "steps": steps, "guidance": guidance}
         config.sampling.update({name: value for name, value in chosen.items() if value is not None})
-        trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
+        task, stats = _task_of(config, workdir)
+        trainer = Trainer.create(config, task)
         mesh = sharding.make_mesh(config.mesh if _fits(config.mesh) else _one_axis())
         abstract = abstract_state(trainer, trainer.state_shardings(mesh))
         with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
             step = checkpoints.resolve(checkpoint)
             params = checkpoints.restore_weights(step, abstract.params, "ema" if use_ema else "params")
-        sampler = jit_sampler(
-            trainer,
-            mesh,
-            guidance=config.sampling.guidance,
-            solver=config.sampling.solver,
-            steps=config.sampling.steps,
-        )
+        sampling = Sampling(config.sampling.guidance, config.sampling.solver, config.sampling.steps)
+        sampler = jit_sampler(trainer, mesh, sampling)
         stats = jax.device_put(stats, sharding.replicated(mesh))
-        return cls(config, spec, step, mesh, params, stats, sampler)
+        return cls(config, task, step, mesh, params, stats, sampler)
+
+    @property
+    def spec(self) -> ParamSpec:
+        """What the columns of a row mean. Raises UserError for a model of no synthesizer."""
+        if not isinstance(self.task, SpectrogramTask):
+            raise UserError(
+                "this workdir holds a run of the k-osc task, which is no synthesizer: only evaluate takes it"
+            )
+        return self.task.spec
 
     def sample(self, batch: HostBatch) -> np.ndarray:
         """Rows (B, *K, W) in [0, 1] columns, not clipped, for a host batch of ``mel_spec`` and ``x0`` (B, *K, W)."""
         placed = sharding.place({name: batch[name] for name in ("mel_spec", "x0")}, sharding.batch_sharding(self.mesh))
-        rows = self.sampler(self.params, placed["mel_spec"], placed["x0"], self.stats)
+        rows = self.sampler(self.params, placed, self.stats)
         return from_model_scale(np.asarray(rows))
 
     def draw(self, mels: np.ndarray, x0: np.ndarray, batch_size: int | None = None) -> np.ndarray:
@@ -115,6 +119,13 @@ class TrainedModel:
     def local_rows(self, batch_size: int) -> range:
         """This process's rows of a batch."""
         return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), batch_size)
+
+
+def _task_of(config: ml_collections.ConfigDict, workdir: Workdir) -> tuple[Task, MelStats | None]:
+    if config.get("data", {}).get("source") == "k_osc":
+        return KOscTask.from_config(config), None
+    spec, stats = workdir.read_spec(), workdir.read_stats()
+    return SpectrogramTask(spec, stats.mean.shape, config.data.min_std_db), stats
 
 
 def _fits(mesh: ml_collections.ConfigDict) -> bool:

@@ -119,7 +119,7 @@ def _load(sound: Path, faults: list[str]) -> LoadedSound | None:
 
 def _check_statistics(model: TrainedModel, path: Path) -> None:
     """A sound is standardised as the training data were; other statistics would be another model's."""
-    if any((mine != theirs).any() for mine, theirs in zip(model.stats, load_stats(path), strict=True)):
+    if any((mine != theirs).any() for mine, theirs in zip(model.stats or (), load_stats(path), strict=True)):
         raise cli.UserError(f"{path} is not what this model was trained with: leave out --data_root")
 
 

@@ -6,38 +6,32 @@ SIGTERM saves and exits 0, Ctrl-C saves and exits 130.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import ml_collections
-import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
 from data_pipeline import cli, config_flag
-from data_pipeline.param_spec import ParamSpec, load_spec
-from data_pipeline.shards import ShardReader
-from data_pipeline.stats import STATS_FILE, MelStats, load_stats
-from synthjax import distributed, sharding
+from data_pipeline.stats import MelStats
+from synthjax import compilation_cache, distributed, sharding
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
-from synthjax.data import HostBatch, TrainBatches, open_split, prefetch
+from synthjax.data import HostBatch, TrainBatches, from_model_scale, prefetch
 from synthjax.interrupts import StopRequest
+from synthjax.k_osc_task import KOscBatches
 from synthjax.logbook import Logbook, NonFinite
 from synthjax.probe import Probe, start_probe
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
+from synthjax.training_data import KOscTrainingData, ShardTrainingData, open_training_data
 from synthjax.validation import Validator
 from synthjax.workdir import Workdir
 from synthjax.writers import Writers
-
-# Rows whose parameters tell one data set from another of the same size.
-FINGERPRINT_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -45,12 +39,12 @@ class Run:
     """What a run is made of and does not change while it trains."""
 
     config: ml_collections.ConfigDict
-    spec: ParamSpec
+    data: ShardTrainingData | KOscTrainingData
     mesh: Mesh
     trainer: Trainer
     shardings: TrainState
-    batches: TrainBatches
-    stats: MelStats
+    batches: TrainBatches | KOscBatches
+    stats: MelStats | None
     validator: Validator | None
 
 
@@ -61,15 +55,14 @@ def main(argv: list[str]) -> int:
     config = config_flag.read()
     workdir = Workdir(flags.FLAGS.workdir)
     distributed.initialise()
+    compilation_cache.enable()
     return train(config, workdir)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint where it has one; returns the exit code."""
-    spec = load_spec(config.data.spec)
-    reader = open_split(config.data.root, "train", spec, allow_external=config.data.allow_external)
-    run = set_up(config, spec, reader)
-    workdir.prepare(config, dataset_identity(reader, spec, run.stats), write=distributed.is_main())
+    run = set_up(config)
+    workdir.prepare(config, run.data.identity, write=distributed.is_main())
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, start = _restore_or_init(run, checkpoints)
@@ -88,53 +81,28 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         return Loop(run, checkpoints, logbook, display, stop, probe).go(state, start)
 
 
-def set_up(config: ml_collections.ConfigDict, spec: ParamSpec, reader: ShardReader) -> Run:
+def set_up(config: ml_collections.ConfigDict) -> Run:
     """Checks that config, data and devices fit each other, and builds what the loop needs.
 
     Raises:
       UserError: if they do not.
     """
-    stats = load_stats(Path(config.data.root) / STATS_FILE)
-    trainer = Trainer.create(config, width=spec.width, spectrogram_shape=stats.mean.shape)
+    data = open_training_data(config)
+    trainer = Trainer.create(config, data.task)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh)
-    batches = TrainBatches(
-        reader,
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        coupled=config.flow.coupling,
-        local_rows=sharding.rows_of_this_process(sharding.batch_sharding(mesh), config.data.batch_size),
-        steps=config.train.steps,
-    )
-    validator = None
-    if config.train.eval_every and (Path(config.data.root) / "val.h5").exists():
-        held_out = open_split(config.data.root, "val", spec, allow_external=config.data.allow_external)
-        validator = Validator(trainer, mesh, held_out, spec)
+    placement = sharding.batch_sharding(mesh)
+    held_out = data.held_out(placement)
     return Run(
         config=config,
-        spec=spec,
+        data=data,
         mesh=mesh,
         trainer=trainer,
         shardings=trainer.state_shardings(mesh),
-        batches=batches,
-        stats=jax.device_put(stats, sharding.replicated(mesh)),
-        validator=validator,
+        batches=data.batches(sharding.rows_of_this_process(placement, config.data.batch_size)),
+        stats=jax.device_put(data.stats, sharding.replicated(mesh)),
+        validator=None if held_out is None else Validator(trainer, mesh, held_out),
     )
-
-
-def dataset_identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:
-    """What a workdir remembers of its training data: a moved data set is the same, another one is not."""
-    rows = reader.read_rows("param_array", np.arange(min(FINGERPRINT_ROWS, len(reader))))
-    return {
-        "rows": len(reader),
-        "spec_hash": spec.content_hash,
-        "first_rows_sha256": _digest(rows),
-        "statistics_sha256": _digest(np.stack(stats)),
-    }
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).hexdigest()
 
 
 def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -159,10 +127,11 @@ def _announce(run: Run, display: TrainingDisplay, start: int, checkpoints: Check
 
 def _start_probe(run: Run, writers: Writers | None, display: TrainingDisplay) -> Probe | None:
     """The validation probe, where it is wanted and can be: on the process that writes, and with a renderer."""
-    count = run.config.validation.probe_sounds
-    if writers is None or run.validator is None or not count:
+    validation, data = run.config.validation, run.data
+    if writers is None or run.validator is None or not isinstance(data, ShardTrainingData):
         return None
-    return start_probe(run.spec, run.validator.sounds(count), writers, display.say)
+    targets = data.sounds(min(validation.probe_sounds, validation.sampled_rows))
+    return start_probe(data.spec, targets, writers, display.say) if len(targets) else None
 
 
 class Loop:
@@ -241,9 +210,9 @@ class Loop:
         result = self._run.validator(state.ema, self._run.stats)
         self._logbook.flush((step, result.scalars))
         if self._probe:
-            self._probe.submit(step, result.sampled)
+            self._probe.submit(step, from_model_scale(result.sampled))
         if distributed.is_main():
-            for name, pixels in result.pictures(self._run.spec.column_names).items():
+            for name, pixels in result.pictures(self._run.trainer.task.column_names).items():
                 self._logbook.image(step, name, pixels)
         self._logbook.restart_clock(step)
         return result.scalars[BEST_BY]
@@ -291,13 +260,15 @@ class Loop:
     def _give_up(self, index: int) -> NoReturn:
         """Ends the run over a non-finite update; ``index`` counts from 0, what people see from 1."""
         self._settle()
-        rows = self._run.batches.indices(index).tolist()
-        good = self._checkpoints.latest
+        good, batches = self._checkpoints.latest, self._run.batches
+        rows, remedy = "", "lower optim.lr"
+        if isinstance(batches, TrainBatches):
+            rows = f"; rows of train.h5 in its batch: {batches.indices(index).tolist()}"
+            remedy = f"look at the data with python -m data_pipeline.check, or {remedy}"
         cli.fail(
-            f"loss or gradient of step {index + 1} is not finite; training stopped; rows of train.h5 in its batch: "
-            f"{rows}; "
+            f"loss or gradient of step {index + 1} is not finite; training stopped{rows}; "
             + (f"last good checkpoint: {good}" if good is not None else "no checkpoint was written yet")
-            + "; look at the data with python -m data_pipeline.check, or lower optim.lr",
+            + f"; {remedy}",
             1,
         )
 

@@ -1,14 +1,13 @@
 """Train state and the jitted train step.
 
-Shapes: B batch, W row width, C channels, M mels, F frames.
-
-Everything random in a step comes from (seed, step): the noise arrives coupled in the batch, times and guidance
-dropout are drawn here. A step whose loss or gradient is not finite changes nothing and marks the state, so that the
+Everything random in a step comes from (seed, step): what the task draws on the host arrives in the batch, all else is
+drawn here. A step whose loss or gradient is not finite changes nothing and marks the state, so that the
 host may look for it whenever it likes: no later step is applied, and no bad state can be saved.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,17 +16,16 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from data_pipeline.stats import MelStats, standardise
-from synthjax import flow, sharding
+from synthjax import sharding
 from synthjax.check_config import check_config
-from synthjax.models import FlowModel, build_model
+from synthjax.methods import Method, Metrics, make_method
+from synthjax.models import build_model
 from synthjax.optim import make_optimizer, make_schedule
+from synthjax.tasks import Batch, Examples, Task
 
-Batch = dict[str, Array]  # mel_spec (B, C, M, F) dB, x1 (B, W) in [-1, 1], x0 (B, W) noise
-Metrics = dict[str, Array]
 NO_BAD_STEP = -1
 
 
@@ -37,7 +35,8 @@ class TrainState:
     """All that training changes, or the shapes or placements of it.
 
     ``step`` () int32 counts the updates done, ``bad_step`` () int32 is the first non-finite one or ``NO_BAD_STEP``;
-    ``params`` and ``ema`` are pure trees of the model's parameters.
+    ``params`` is the pure tree of the model's parameters and, where it has any, running statistics; ``ema`` is the
+    average of all these.
     """
 
     step: Any
@@ -52,43 +51,42 @@ class Trainer:
     """Model structure, optimizer and config of a run: what the jitted functions close over."""
 
     config: ml_collections.FrozenConfigDict
-    width: int
-    spectrogram_shape: tuple[int, int, int]
+    task: Task
+    method: Method
     graph: nnx.GraphDef
     abstract: nnx.State
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
 
     @classmethod
-    def create(
-        cls, config: ml_collections.ConfigDict, *, width: int, spectrogram_shape: tuple[int, int, int]
-    ) -> Trainer:
+    def create(cls, config: ml_collections.ConfigDict, task: Task) -> Trainer:
         """Builds the abstract model; allocates nothing. Raises UserError for a config that cannot be."""
         check_config(config)
-        model = nnx.eval_shape(lambda: _build(config, width, spectrogram_shape, jax.random.key(0)))
-        graph, abstract = nnx.split(model, nnx.Param)
+        model = nnx.eval_shape(lambda: _build(config, task, jax.random.key(0)))
+        graph, abstract = nnx.split(model)
         return cls(
             config=ml_collections.FrozenConfigDict(config),
-            width=width,
-            spectrogram_shape=spectrogram_shape,
+            task=task,
+            method=make_method(config, task),
             graph=graph,
             abstract=abstract,
             optimizer=make_optimizer(config.optim, config.train.steps),
             schedule=make_schedule(config.optim, config.train.steps),
         )
 
-    def model(self, params: Any) -> FlowModel:
+    def model(self, params: Any) -> Any:
         """The model holding ``params``."""
         return nnx.merge(self.graph, params)
 
     def parameter_count(self) -> int:
-        """Scalars in the model."""
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(self.abstract)))
+        """Scalars that are trained."""
+        parameters, _ = nnx.split_state(self.abstract, nnx.Param, ...)
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(parameters)))
 
     def init(self) -> TrainState:
         """A fresh state from the config's seed (call under jit with ``state_shardings``)."""
-        model = _build(self.config, self.width, self.spectrogram_shape, jax.random.key(self.config.seed))
-        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        model = _build(self.config, self.task, jax.random.key(self.config.seed))
+        params = nnx.to_pure_dict(nnx.state(model))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             bad_step=jnp.full((), NO_BAD_STEP, jnp.int32),
@@ -111,29 +109,38 @@ class Trainer:
         )
         return TrainState(step=whole, bad_step=whole, params=params, ema=params, opt_state=moments)
 
-    def train_step(self, state: TrainState, batch: Batch, stats: MelStats) -> tuple[TrainState, Metrics]:
-        """One update. Metrics are float32 scalars, gradient norms before clipping."""
-        config = self.config
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        draws = flow.draw(key, batch["x1"].shape[0], config.flow.guidance_dropout)
+    def train_step(
+        self,
+        state: TrainState,
+        batch: Batch,
+        stats: Any,
+        place: Callable[[Examples], Examples] = lambda examples: examples,
+    ) -> tuple[TrainState, Metrics]:
+        """One update. Metrics are float32 scalars, gradient norms before clipping.
 
-        def loss_fn(params: Any) -> tuple[Array, Metrics]:
+        Args:
+          place: says where the examples live, for tasks that draw them here.
+        """
+        key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+        examples = place(self.task.examples(batch, stats, state.step))
+
+        def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
             model = self.model(params)
-            z = model.encode(standardise(batch["mel_spec"], stats, config.data.min_std_db))
-            error = flow.velocity_error(model, z, batch["x0"], batch["x1"], *draws).mean()
-            penalty = config.flow.projection_penalty * model.penalty()
-            return error + penalty, {"loss": error, "penalty": penalty}
+            model.train()
+            total, metrics = self.method.loss(model, examples, key, state.step)
+            return total, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-        (total, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (total, (metrics, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         norm = optax.tree.norm(grads)
         metrics |= {"lr": self.schedule(state.step), "grad_norm": norm} | _module_norms(grads)
         good = jnp.isfinite(total) & jnp.isfinite(norm) & (state.bad_step == NO_BAD_STEP)
-        state = self._update(state, grads, good)
+        state = self._update(state, grads, statistics, good)
         return state, metrics | {"bad_step": state.bad_step}
 
-    def _update(self, state: TrainState, grads: Any, good: Array) -> TrainState:
+    def _update(self, state: TrainState, grads: Any, statistics: Any, good: Array) -> TrainState:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # Running statistics have no gradient: the forward pass has moved them.
+        params = _replaced(optax.apply_updates(state.params, updates), statistics)
         # A short memory at first: the average of a young run would else be its initial weights.
         decay = jnp.minimum(self.config.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
@@ -143,20 +150,25 @@ class Trainer:
         return replace(kept, step=state.step + 1, bad_step=first_bad)
 
 
-def _build(
-    config: ml_collections.ConfigDict, width: int, spectrogram_shape: tuple[int, int, int], key: jax.Array
-) -> FlowModel:
+def _build(config: ml_collections.ConfigDict, task: Task, key: jax.Array) -> nnx.Module:
     return build_model(
         config.model,
-        width=width,
-        spectrogram_shape=spectrogram_shape,
+        width=task.width,
+        input_shape=task.input_shape,
         dtype=config.compute_dtype,
         rngs=nnx.Rngs(params=key),
     )
 
 
+def _replaced(tree: Any, part: Any) -> Any:
+    """``tree`` with the leaves of ``part``, a tree of some of the same branches, in place of its own."""
+    if not isinstance(tree, dict):
+        return part
+    return {key: _replaced(value, part[key]) if key in part else value for key, value in tree.items()}
+
+
 def _module_norms(grads: dict) -> Metrics:
-    """Gradient norm of every sub-module of encoder and field."""
+    """Gradient norm of every sub-module of the model's parts."""
     return {
         f"grad_norm/{network}.{name}": optax.tree.norm(part)
         for network, parts in grads.items()
@@ -177,10 +189,16 @@ def abstract_state(trainer: Trainer, shardings: TrainState) -> TrainState:
 
 def jit_train_step(trainer: Trainer, mesh: Mesh, shardings: TrainState) -> jax.stages.Wrapped:
     """The train step with the state donated and every placement pinned."""
-    whole: NamedSharding = sharding.replicated(mesh)
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+
+    def step(state: TrainState, batch: Batch, stats: Any) -> tuple[TrainState, Metrics]:
+        return trainer.train_step(
+            state, batch, stats, lambda examples: jax.lax.with_sharding_constraint(examples, rows)
+        )
+
     return jax.jit(
-        trainer.train_step,
+        step,
         donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        in_shardings=(shardings, rows, whole),
         out_shardings=(shardings, whole),
     )

@@ -1,127 +1,112 @@
-"""Validation while training: velocity loss at fixed times and noise, parameter error of sampled rows.
+"""Validation while training: losses with fixed noise, and the rows that the model gives, judged.
 
-Shapes: S sampled rows, W row width, N tokens, D model width, T audio samples.
+Shapes: S sampled rows, W row width, N tokens, D model width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from data_pipeline.param_spec import ParamSpec
-from data_pipeline.shards import AUDIO, ShardReader
-from data_pipeline.stats import MelStats, standardise
-from synthjax import flow, plots, sharding
+from synthjax import plots, sharding
 from synthjax.checkpoints import BEST_BY
-from synthjax.data import EvalBatches, from_model_scale
+from synthjax.held_out import HeldOut
 from synthjax.inference import jit_sampler
-from synthjax.param_metrics import per_parameter_mse, row_metrics
-from synthjax.train_step import Batch, Trainer
+from synthjax.methods import FlowMatching, Sampling
+from synthjax.tasks import Batch, Examples
+from synthjax.train_step import Trainer
 
 
 @dataclass(frozen=True)
 class Result:
     """What one validation found.
 
-    ``scalars`` are to be logged. ``losses`` is the velocity loss by time, ``parameter_errors`` the mean squared error
-    by parameter. ``sampled`` (S, W) are the rows drawn for the first sounds of the split, in [0, 1] columns, not
-    clipped. ``assignment`` (N, W) and ``embeddings`` (W, 2 D), those of the way in beside those of the way out, are
-    Param2Tok's.
+    ``scalars`` are to be logged. ``sampled`` (S, W) are the rows given for the first sounds of the split, on the
+    model's scale. What a kind of model does not have is empty: ``losses`` the velocity loss by time,
+    ``parameter_errors`` the mean squared error by parameter, and of Param2Tok ``assignment`` (N, W) and ``embeddings``
+    (W, 2 D), those of the way in beside those of the way out.
     """
 
     scalars: dict[str, float]
+    sampled: NDArray[np.floating]
     losses: dict[float, float]
     parameter_errors: dict[str, float]
-    sampled: NDArray[np.floating]
-    assignment: NDArray[np.floating]
-    embeddings: NDArray[np.floating]
+    assignment: NDArray[np.floating] | None
+    embeddings: NDArray[np.floating] | None
 
     def pictures(self, column_names: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
         """The pictures that TensorBoard shows, by name; ``column_names`` are those of the W columns."""
-        return {
-            "assignment": plots.assignment_matrix(self.assignment, column_names),
-            "token_similarity": plots.token_similarity(self.assignment, self.embeddings, column_names),
-            "loss_by_time": plots.loss_by_time(self.losses),
-            "parameter_mse": plots.parameter_bars(self.parameter_errors),
-        }
+        pictures = {}
+        if self.assignment is not None and self.embeddings is not None:
+            pictures["assignment"] = plots.assignment_matrix(self.assignment, column_names)
+            pictures["token_similarity"] = plots.token_similarity(self.assignment, self.embeddings, column_names)
+        if self.losses:
+            pictures["loss_by_time"] = plots.loss_by_time(self.losses)
+        if self.parameter_errors:
+            pictures["parameter_mse"] = plots.parameter_bars(self.parameter_errors)
+        return pictures
 
 
 class Validator:
-    """Measures weights on the first rows of the validation split, the same rows, times and noise every time."""
+    """Measures weights on the first rows of the validation split, the same rows and noise every time."""
 
-    def __init__(self, trainer: Trainer, mesh: Mesh, reader: ShardReader, spec: ParamSpec) -> None:
+    def __init__(self, trainer: Trainer, mesh: Mesh, held_out: HeldOut) -> None:
         config = trainer.config
-        self._trainer, self._spec, self._reader = trainer, spec, reader
-        self._times: tuple[float, ...] = tuple(config.validation.times)
-        self._min_std_db = config.data.min_std_db
-        self._placement = sharding.batch_sharding(mesh)
-        size = config.data.batch_size
-        self._batches = EvalBatches(
-            reader,
-            batch_size=size,
-            seed=config.seed,
-            local_rows=sharding.rows_of_this_process(self._placement, size),
-            limit=config.validation.rows,
-        )
-        self._sampled_rows = min(config.validation.sampled_rows, self._batches.rows)
-        self._sampler = jit_sampler(
-            trainer,
-            mesh,
-            guidance=config.validation.guidance,
-            solver=config.validation.solver,
-            steps=config.validation.solver_steps,
-        )
+        self._trainer, self._held_out = trainer, held_out
+        self._sampled_rows = min(config.validation.sampled_rows, held_out.rows)
+        sampling = Sampling(config.validation.guidance, config.validation.solver, config.validation.solver_steps)
+        self._sampler = jit_sampler(trainer, mesh, sampling)
         whole = sharding.replicated(mesh)
         params = sharding.parameter_shardings(trainer.abstract, mesh, fsdp=config.mesh.fsdp)
-        self._losses = jax.jit(self._loss_sums, in_shardings=(params, self._placement, whole), out_shardings=whole)
+        placements = (params, sharding.batch_sharding(mesh), whole)
+        self._losses = jax.jit(self._loss_sums, in_shardings=placements, out_shardings=whole)
 
-    def sounds(self, count: int) -> NDArray[np.floating]:
-        """The stored audio (S, 2, T) of the first sampled rows, at most ``count``."""
-        return self._reader.read_rows(AUDIO, np.arange(min(count, self._sampled_rows)))
-
-    def _loss_sums(self, params: Any, batch: Batch, stats: MelStats) -> jax.Array:
-        """Velocity loss at every time, summed over the valid rows."""
-        z = self._trainer.model(params).encode(standardise(batch["mel_spec"], stats, self._min_std_db))
-
-        def at(t: jax.Array) -> jax.Array:
-            times = jnp.full(batch["valid"].shape, t)
-            # The model is merged anew inside the loop: a Flax module may not cross a trace.
-            return flow.velocity_error(self._trainer.model(params), z, batch["x0"], batch["x1"], times)
-
-        errors = jax.lax.map(at, jnp.asarray(self._times))
+    def _loss_sums(self, params: Any, batch: Batch, stats: Any) -> jax.Array:
+        """Every loss, summed over the valid rows."""
+        examples = Examples(self._trainer.task.inputs(batch, stats), batch["x0"], batch["x1"])
+        errors = self._trainer.method.errors(partial(self._trainer.model, params), examples)
         return (errors * batch["valid"]).sum(axis=1)
 
-    def __call__(self, params: Any, stats: MelStats) -> Result:
+    def __call__(self, params: Any, stats: Any) -> Result:
         """Measures ``params``; its scalars are called ``val/...``."""
-        sums, sampled, true = np.zeros(len(self._times)), [], []
-        for i in range(len(self._batches)):
-            batch = sharding.place(self._batches[i], self._placement)
+        method = self._trainer.method
+        sums, sampled, true = np.zeros(len(method.names)), [], []
+        for i in range(len(self._held_out)):
+            batch = self._held_out[i]
             sums += np.asarray(self._losses(params, batch, stats))
             if i * len(batch["valid"]) < self._sampled_rows:
-                sampled.append(np.asarray(self._sampler(params, batch["mel_spec"], batch["x0"], stats)))
+                sampled.append(np.asarray(self._sampler(params, batch, stats)))
                 true.append(_gather(batch["x1"]))
-        predicted, targets = (from_model_scale(np.concatenate(rows)[: self._sampled_rows]) for rows in (sampled, true))
-        errors = row_metrics(predicted, targets, self._spec)
-        means = sums / self._batches.rows
-        losses = dict(zip(self._times, means.tolist(), strict=True))
-        scalars = {BEST_BY: float(means.mean())} | {f"val/loss_t{t:g}": loss for t, loss in losses.items()}
-        scalars |= {f"val/{k}": float(v.mean()) for k, v in errors.items()}
-        projection = params["field"]["projection"]
+        predicted, targets = (np.concatenate(rows)[: self._sampled_rows] for rows in (sampled, true))
+        means = (sums / self._held_out.rows).tolist()
+        scalars = {BEST_BY: float(np.mean(means))}
+        scalars |= {f"val/{name}": loss for name, loss in zip(method.names, means, strict=True)}
+        figures = self._held_out.judge(predicted, targets)
+        scalars |= {f"val/{name}": float(values.mean()) for name, values in figures.items()}
+        times = method.times if isinstance(method, FlowMatching) else ()
         return Result(
             scalars=scalars,
-            losses=losses,
-            parameter_errors=per_parameter_mse(predicted, targets, self._spec),
             sampled=predicted,
-            assignment=_gather(projection["assignment"]),
-            embeddings=np.hstack([_gather(projection[name]) for name in ("embed_in", "embed_out")]),
+            losses=dict(zip(times, means, strict=False)),
+            parameter_errors=self._held_out.parameter_errors(predicted, targets),
+            **_param2tok(params),
         )
+
+
+def _param2tok(params: Any) -> dict[str, NDArray[np.floating] | None]:
+    """What the model has of Param2Tok."""
+    projection = params.get("field", {}).get("projection", {})
+    if "assignment" not in projection:
+        return {"assignment": None, "embeddings": None}
+    embeddings = np.hstack([_gather(projection[name]) for name in ("embed_in", "embed_out")])
+    return {"assignment": _gather(projection["assignment"]), "embeddings": embeddings}
 
 
 def _gather(rows: jax.Array) -> np.ndarray:

@@ -3,6 +3,8 @@
 config.json      the full config          spec.json       the parameter spec
 stats.npz        training statistics      dataset.json    which data the run is trained on
 metrics.jsonl    one line a logged step   checkpoints/    tensorboard/
+
+A run of the k-osc task has neither spec nor statistics.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 # else (where the data lie, how long to train, learning rate, logging, mesh, precision) it may.
 FIXED_KEYS = (
     "seed",
+    "data.source",
     "data.spec",
     "data.batch_size",
     "data.min_std_db",
     "model",
+    "k_osc",
     "flow.coupling",
     "optim.name",
 )
@@ -62,14 +66,16 @@ class Workdir:
         if not write:
             return
         make_folder(self.path)
+        shards = config.data.source == "shards"
         if not started:
-            _write(self.spec, spec_text(config.data.spec))
-            with atomic_path(self.stats) as stats:
-                shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
+            if shards:
+                _write(self.spec, spec_text(config.data.spec))
+                with atomic_path(self.stats) as stats:
+                    shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
             _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
         # Written last: a folder with a config is a run.
         saved = config.copy_and_resolve_references()
-        if "://" not in saved.data.root:
+        if shards and "://" not in saved.data.root:
             saved.data.root = os.path.abspath(saved.data.root)  # evaluate may be called from another folder.
         _write(self.config, json.dumps(saved.to_dict(), indent=2) + "\n")
 

@@ -16,7 +16,10 @@ from synthjax.models.spectral_encoder import NormKind, SpectralEncoder
 
 
 class SpectrogramRegression(nnx.Module):
-    """Audio spectrogram transformer with one query, a residual MLP block and a Linear (the paper's AST baseline)."""
+    """Audio spectrogram transformer with one query, a residual MLP block and a Linear (the paper's AST baseline).
+
+    The arguments are those of ``SpectrogramTransformer``.
+    """
 
     def __init__(
         self,
@@ -26,6 +29,8 @@ class SpectrogramRegression(nnx.Module):
         dim: int,
         layers: int,
         heads: int,
+        patch: tuple[int, int] = (16, 16),
+        stride: tuple[int, int] = (10, 10),
         swapped_padding: bool = False,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -36,6 +41,8 @@ class SpectrogramRegression(nnx.Module):
             layers=layers,
             heads=heads,
             queries=1,
+            patch=patch,
+            stride=stride,
             swapped_padding=swapped_padding,
             dtype=dtype,
             rngs=rngs,

@@ -16,6 +16,7 @@ from configs.variants import VARIANTS
 from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MelStats
 from synthjax import sharding
+from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, abstract_state, jit_train_step
 
 SHAPE = (2, 128, 401)
@@ -44,8 +45,9 @@ def load(name: str, arg: str = "") -> ml_collections.ConfigDict:
 
 def lower(config: ml_collections.ConfigDict) -> tuple[Trainer, jax.stages.Lowered]:
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    width, rows = load_spec(config.data.spec).width, config.data.batch_size
-    trainer = Trainer.create(config, width=width, spectrogram_shape=SHAPE)
+    spec, rows = load_spec(config.data.spec), config.data.batch_size
+    width = spec.width
+    trainer = Trainer.create(config, SpectrogramTask(spec, SHAPE, config.data.min_std_db))
     shardings = trainer.state_shardings(mesh)
     batch = {
         "mel_spec": jax.ShapeDtypeStruct((rows, *SHAPE), jnp.float16),

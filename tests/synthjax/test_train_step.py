@@ -14,9 +14,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from configs import important
-from data_pipeline.stats import MelStats
+from data_pipeline.param_spec import load_spec
+from data_pipeline.stats import MIN_STD_DB, MelStats
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
+from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from tests.helpers import TINY
 
@@ -73,7 +75,7 @@ def make_bench(name: str, compute_dtype: str = "float32") -> Bench:
     config.mesh.fsdp, config.optim.lr, config.compute_dtype = fsdp, LEARNING_RATE, compute_dtype
     devices = jax.devices()[: data * model]
     mesh = jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
-    trainer = Trainer.create(config, width=WIDTH, spectrogram_shape=SHAPE)
+    trainer = Trainer.create(config, SpectrogramTask(load_spec("surge_simple"), SHAPE, MIN_STD_DB))
     shardings = trainer.state_shardings(mesh)
     stats = MelStats(np.full(SHAPE, -40, np.float32), np.full(SHAPE, 20, np.float32))
     stats = jax.device_put(stats, sharding.replicated(mesh))

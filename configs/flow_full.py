@@ -1,0 +1,19 @@
+"""The paper's flow on Surge Full: 2 M sounds, 1 M steps.
+
+    python -m synthjax.train --config=configs/flow_full.py --workdir=runs/flow_full --config.data.root=DATA
+
+DATA is rendered with configs/render_surge_xt.py, 200 shards of 10,000. Variants: see configs/variants.py. Every value
+is explained in configs/important.py.
+"""
+
+import ml_collections
+
+from configs import flow_simple
+from configs.variants import apply_variants
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """As flow_simple, on the spec with effects, modulation and every oscillator."""
+    c = flow_simple.get_config()
+    c.data.spec = "surge_xt"
+    return apply_variants(c, arg)

@@ -1,0 +1,24 @@
+"""The paper's baseline flow without tokens: a residual MLP on whole rows, 768 wide, 9 blocks; 2 M sounds, 1 M steps.
+
+    python -m synthjax.train --config=configs/flow_mlp.py --workdir=runs/flow_mlp --config.data.root=DATA
+    python -m synthjax.train --config=configs/flow_mlp.py:full ...  # Surge Full
+
+41.6 M parameters on Surge Full. Every value is explained in configs/important.py.
+"""
+
+import ml_collections
+
+from configs import flow_simple
+from configs.variants import FULL, apply_variants
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """The encoder of the base model with a row for each block of the field."""
+    c = flow_simple.get_config()
+    c.model.field = field = ml_collections.ConfigDict()
+    field.kind = "mlp"
+    field.projection = "param2tok"
+    field.dim = 768
+    field.layers = 9
+    field.time_features = 256
+    return apply_variants(c, arg, FULL)
