@@ -1,8 +1,8 @@
 """Weights of the PyTorch reference's k-osc models and regression baselines to this project's trees.
 
-Each function reads one module, told by the first words of its weights' names (``encoder``, ``vector_field`` or
-``net`` in a checkpoint), and fails unless it uses all of them. Running statistics of batch normalisation, which are
-no parameters, come as a tree of their own.
+The first two functions read a whole checkpoint and fail unless they use all of it. Each of the others reads one module,
+told by the first words of its weights' names, and fails unless it uses all of that. Running statistics of batch
+normalisation, which are no parameters, come as a tree of their own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,39 @@ class ModelTrees(NamedTuple):
 
     parameters: Tree
     statistics: Tree
+
+
+def mlp_flow_parameters(weights: Weights, heads: int) -> Tree:
+    """Parameters of a ``FlowModel`` (AST encoder, MLP field), of all weights of a checkpoint.
+
+    Args:
+      heads: attention heads of the encoder, which the weights do not tell.
+
+    Raises:
+      ValueError: naming a weight that is missing or left over.
+    """
+    read = Reader(weights)
+    parameters = {
+        "encoder": spectrogram_transformer(read, "encoder", heads),
+        "field": _mlp_field(read, "vector_field"),
+    }
+    read.finish()
+    return parameters
+
+
+def regression_parameters(weights: Weights, heads: int) -> Tree:
+    """Parameters of a ``SpectrogramRegression``, of all weights of a checkpoint.
+
+    Args:
+      heads: attention heads, which the weights do not tell.
+
+    Raises:
+      ValueError: naming a weight that is missing or left over.
+    """
+    read = Reader(weights)
+    parameters = _spectrogram_regression(read, "net", heads)
+    read.finish()
+    return parameters
 
 
 def vector_field_parameters(weights: Weights, name: str, heads: int) -> Tree:
@@ -75,12 +108,7 @@ def spectrogram_regression_parameters(weights: Weights, name: str, heads: int) -
       ValueError: naming a weight that is missing or left over.
     """
     read = Reader(weights, name)
-    head = f"{name}.prediction_head"
-    parameters = {
-        "encoder": spectrogram_transformer(read, name, heads),
-        "head": {"norm": norm(read, f"{head}.0"), "ff": feed_forward(read, f"{head}.1", f"{head}.3")},
-        "read": linear(read, f"{name}.final_proj"),
-    }
+    parameters = _spectrogram_regression(read, name, heads)
     read.finish()
     return parameters
 
@@ -101,6 +129,15 @@ def signal_regression_trees(weights: Weights, name: str) -> ModelTrees:
     return _apart(tree)
 
 
+def _spectrogram_regression(read: Reader, name: str, heads: int) -> Tree:
+    head = f"{name}.prediction_head"
+    return {
+        "encoder": spectrogram_transformer(read, name, heads),
+        "head": {"norm": norm(read, f"{head}.0"), "ff": feed_forward(read, f"{head}.1", f"{head}.3")},
+        "read": linear(read, f"{name}.final_proj"),
+    }
+
+
 def _mlp_field(read: Reader, name: str) -> Tree:
     def block(i: int) -> Tree:
         layer = f"{name}.net.{i}"
@@ -111,7 +148,7 @@ def _mlp_field(read: Reader, name: str) -> Tree:
         }
 
     return {
-        "dropout_token": read(f"{name}.cfg_dropout_token")[0, 0],
+        "dropout_token": read.single(f"{name}.cfg_dropout_token", axes=2),
         "conditioning": feed_forward(read, f"{name}.conditioning_ffn.0", f"{name}.conditioning_ffn.2"),
         "embed": linear(read, f"{name}.in_proj"),
         "blocks": stack([block(i) for i in range(read.count(f"{name}.net"))]),

@@ -42,10 +42,20 @@ class Reader:
     def __contains__(self, name: str) -> bool:
         return name in self._weights
 
+    def single(self, name: str, axes: int = 1) -> np.ndarray:
+        """A weight without the first axes, along which there is one of it. Raises ValueError where there are more."""
+        weight = self(name)
+        if weight.shape[:axes] != (1,) * axes:
+            raise ValueError(f"weight {name} of shape {weight.shape} is not one along its first {axes} axes")
+        return weight.reshape(weight.shape[axes:])
+
     def count(self, prefix: str) -> int:
-        """How many numbered modules there are under a name."""
+        """How many numbered modules there are under a name. Raises ValueError where there are none."""
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-        return len({match[1] for name in self._weights if (match := pattern.match(name))})
+        numbers = {match[1] for name in self._weights if (match := pattern.match(name))}
+        if not numbers:
+            raise ValueError(f"weights {prefix}.0 are missing")
+        return len(numbers)
 
     def finish(self) -> None:
         """Raises ValueError naming weights that were not used."""
@@ -118,8 +128,8 @@ def spectrogram_transformer(read: Reader, name: str, heads: int) -> Tree:
             "kernel": convolution.transpose(2, 3, 1, 0),
             "bias": read(f"{name}.patch_embed.projection.bias"),
         },
-        "query_tokens": read(f"{name}.embed_tokens")[0],
-        "positions": read(f"{name}.positional_encoding.pe")[0],
+        "query_tokens": read.single(f"{name}.embed_tokens"),
+        "positions": read.single(f"{name}.positional_encoding.pe"),
         "blocks": stack([_encoder_block(read, f"{name}.blocks.{i}", heads) for i in blocks]),
         "out": linear(read, f"{name}.out_proj"),
     }
@@ -140,18 +150,19 @@ def transformer_field(read: Reader, name: str, heads: int, projection: Tree) -> 
     blocks = range(read.count(f"{name}.layers"))
     return {
         "projection": projection,
-        "dropout_token": read(f"{name}.cfg_dropout_token")[0],
+        "dropout_token": read.single(f"{name}.cfg_dropout_token"),
         "conditioning": feed_forward(read, f"{name}.conditioning_ffn.0", f"{name}.conditioning_ffn.2"),
         "blocks": stack([_field_block(read, f"{name}.layers.{i}", heads) for i in blocks]),
     }
 
 
-def flow_parameters(weights: Weights, heads: int) -> Tree:
+def flow_parameters(weights: Weights, heads: int, field_heads: int | None = None) -> Tree:
     """Parameter tree of a ``FlowModel`` (AST encoder, transformer field with Param2Tok).
 
     Args:
       weights: name -> array, names as in the reference's ``state_dict``.
-      heads: attention heads of both networks, which the weights do not tell.
+      heads: attention heads of the encoder, which the weights do not tell.
+      field_heads: those of the field; as many if not given.
 
     Raises:
       ValueError: naming a weight that is missing or left over.
@@ -160,7 +171,7 @@ def flow_parameters(weights: Weights, heads: int) -> Tree:
     projection = param2tok(read, "vector_field.projection")
     parameters = {
         "encoder": spectrogram_transformer(read, "encoder", heads),
-        "field": transformer_field(read, "vector_field", heads, projection),
+        "field": transformer_field(read, "vector_field", field_heads or heads, projection),
     }
     read.finish()
     return parameters

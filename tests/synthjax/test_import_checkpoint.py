@@ -1,4 +1,7 @@
-"""Checkpoints of the PyTorch code become workdirs that evaluate, predict and train on, with the same outputs."""
+"""Checkpoints of the PyTorch code become workdirs that evaluate, predict and train on, with the same outputs.
+
+Here of the flow with Param2Tok; test_import_baselines.py has the other models.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.stats import STATS_FILE, load_stats, save_stats
 from synthjax.import_checkpoint import import_checkpoint
 from synthjax.inference import TrainedModel
+from synthjax.tasks import SpectrogramTask
 from synthjax.torch_checkpoint import read_checkpoint
 from synthjax.train_step import Trainer
 from synthjax.workdir import Workdir
@@ -84,7 +88,7 @@ def imported(shared_data: Path, tiny_root: Path, tmp_path_factory: pytest.TempPa
     path = shared_data / "reference" / "surge_flow_compiled.ckpt"
     result = run_cli("synthjax.import_checkpoint", path, *config_flags(tiny_root, workdir), cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
-    assert "85 weights after" in result.stdout
+    assert "a flow with Param2Tok, 85 weights after" in result.stdout
     assert "with 4 and 4 heads, which the weights do not tell" in result.stdout
     return workdir
 
@@ -105,7 +109,8 @@ def assert_close(actual: Any, expected: np.ndarray) -> None:
 def assert_outputs_of_the_reference(workdir: Path, reference: dict[str, np.ndarray], *, use_ema: bool) -> None:
     model = TrainedModel.load(Workdir(workdir), use_ema=use_ema)
     assert model.step == 0
-    trainer = Trainer.create(model.config, width=model.spec.width, spectrogram_shape=model.stats.mean.shape)
+    task = SpectrogramTask(model.spec, model.stats.mean.shape, model.config.data.min_std_db)
+    trainer = Trainer.create(model.config, task)
     t = reference["t"][:, 0]
     conditioning, velocity = outputs(trainer.graph, model.params, reference["mel_spec"], reference["x"], t)
     assert_close(conditioning, reference["conditioning"])
@@ -232,8 +237,13 @@ def changed(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
             return weights | {"encoder.embed_tokens": np.ascontiguousarray(tokens[:, :2])}
         case "positions":
             return weights | {"encoder.positional_encoding.pe": np.zeros((1, 484, 64), np.float32)}
-        case "mlp field":
-            return {key: value for key, value in weights.items() if "projection._" not in key}
+        case "more positions":
+            name = "encoder.positional_encoding.pe"
+            return weights | {name: np.tile(weights[name], (2, 1, 1))}
+        case "no blocks":
+            return {key: value for key, value in weights.items() if "encoder.blocks" not in key}
+        case "no field":
+            return {key: value for key, value in weights.items() if "vector_field" not in key}
         case "columns":
             return weights | {
                 projection: np.zeros((16, 300), np.float32),
@@ -254,9 +264,16 @@ def changed(weights: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
         ("other shape in all layers", "encoder.blocks.norm1.scale is of shape (2, 65), not (2, 64)"),
         ("scalar", "does not hold the weights of this model"),
         ("other frequencies", "vector_field.time_encoding.basis has other frequencies"),
-        ("queries", "2 query tokens do not condition 3 layers"),
+        ("queries", "there are 2 query tokens where 3 are read"),
         ("positions", "model.encoder.stride is (10, 10), the weights need one of 481 patches"),
-        ("mlp field", "not of a flow with AST encoder and Param2Tok"),
+        ("more positions", "encoder.positional_encoding.pe of shape (2, 483, 64) is not one along its first 1 axes"),
+        ("no blocks", "weights encoder.blocks.0 are missing"),
+        (
+            "no field",
+            "of no model that can be imported: it has neither vector_field.projection._assignment (of a flow with "
+            "Param2Tok) nor vector_field.in_proj.weight (of a flow with MLP field) nor net.final_proj.weight (of a "
+            "regression)",
+        ),
         ("columns", "data.spec is surge_simple, the weights need surge_xt"),
     ],
 )
