@@ -1,0 +1,148 @@
+"""Trains and measures a grid of experiments: python -m synthjax.study configs/studies/k_osc.py --workdir=DIR
+
+Every run has a folder of its own under DIR and is made by the commands that a person would type, which it prints. Run
+again, the study goes on where it stopped: finished runs are kept, one that was interrupted goes on from its last
+checkpoint. table.csv (a line a run), table.md (a line for each experiment, over its seeds) and figure.png are written
+anew after every run. Ctrl-C stops between or within runs and loses nothing but the steps since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import runpy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from data_pipeline import cli
+from data_pipeline.atomic import make_folder
+from data_pipeline.cli import UserError
+from data_pipeline.commands import run_command
+from synthjax.study_table import Finished, write_tables
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One point of the grid with one seed. ``choices`` has a value for each entry of the grid."""
+
+    choices: dict[str, Any]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "-".join([*(f"{key}={value}" for key, value in self.choices.items()), f"seed={self.seed}"])
+
+    @property
+    def argument(self) -> str:
+        """What the experiment's config is asked for: a word that says all, or key=value where it is one of a kind."""
+        return ",".join(str(value) if key == "task" else f"{key}={value}" for key, value in self.choices.items())
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    if len(argv) != 2:
+        raise UserError("usage: python -m synthjax.study CONFIG[:VARIANT] --workdir=DIR")
+    study, folder = load_study(argv[1]), Path(flags.FLAGS.workdir)
+    make_folder(folder)
+    runs = list(plan(study))
+    for number, run in enumerate(runs, start=1):
+        if read_metrics(study, folder, run) is None:
+            print(f"\nrun {number} of {len(runs)}: {run.name}", flush=True)
+            if code := execute(study, folder, run):
+                return code
+        write_tables(folder, study, finished(study, folder, runs))
+    print(f"{len(runs)} runs are done: see table.md and figure.png in {folder}")
+    return 0
+
+
+def load_study(name: str) -> ml_collections.ConfigDict:
+    """The study of a config file PATH[:VARIANT,...]. Raises UserError if it cannot be loaded."""
+    path, _, arg = name.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"there is no study {path}")
+    module = runpy.run_path(path)
+    if "get_config" not in module:
+        raise UserError(f"{path} is no config: it has no get_config")
+    study = module["get_config"](arg)
+    if "grid" not in study:
+        raise UserError(f"{path} is no study: it has no grid")
+    layout = study.figure
+    if set(study.grid) != {layout.panels, layout.against, layout.lines}:
+        raise UserError(f"{path}: panels, lines and against of the figure must be the entries of the grid, each once")
+    return study
+
+
+def plan(study: ml_collections.ConfigDict) -> Iterator[StudyRun]:
+    """Every run, seed by seed, so that a study that is stopped has covered its grid as well as it could."""
+    layout = study.figure
+    entries = (layout.panels, layout.against, layout.lines)  # A ConfigDict would give them by the alphabet.
+    for seed in study.seeds:
+        for values in itertools.product(*(study.grid[entry] for entry in entries)):
+            yield StudyRun(dict(zip(entries, values, strict=True)), seed)
+
+
+def commands(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> list[list[str]]:
+    """What a run executes: module and arguments of each command."""
+    workdir = f"--workdir={folder / run.name}"
+    overrides = [f"--config.{key}={value}" for key, value in _flat(study.overrides)]
+    output = f"--output={_output(folder, run)}"
+    config = f"--config={study.config}:{run.argument}"
+    return [
+        ["synthjax.train", config, workdir, f"--config.seed={run.seed}", *overrides],
+        ["synthjax.evaluate", workdir, "--checkpoint=latest", f"--split={SPLIT}", f"--rows={study.rows}", output],
+    ]
+
+
+def execute(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> int:
+    """Runs the commands one after the other; returns the exit code of the first that fails, or 0.
+
+    Raises:
+      UserError: if training ended well and yet short of its steps, as after SIGTERM.
+    """
+    for module, *arguments in commands(study, folder, run):
+        if code := run_command(module, arguments):
+            return code
+    if read_metrics(study, folder, run) is None:
+        raise UserError(f"{run.name} stopped short of {study.overrides.train.steps} steps: run the study again")
+    return 0
+
+
+def finished(study: ml_collections.ConfigDict, folder: Path, runs: list[StudyRun]) -> list[Finished]:
+    """All runs so far with what was measured."""
+    measured = [(run, read_metrics(study, folder, run)) for run in runs]
+    return [Finished(run.choices, run.seed, metrics) for run, metrics in measured if metrics is not None]
+
+
+def read_metrics(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> dict[str, Any] | None:
+    """What was measured of a run after all its steps, or None where it is not done."""
+    try:
+        metrics = json.loads((_output(folder, run) / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    done = (metrics.get("checkpoint"), metrics.get("count")) == (study.overrides.train.steps, study.rows)
+    return metrics if done else None
+
+
+def _output(folder: Path, run: StudyRun) -> Path:
+    return folder / run.name / "evaluation" / SPLIT
+
+
+def _flat(tree: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the study: its runs, tables and figure.", required=True)
+    cli.run(main)

@@ -1,0 +1,148 @@
+"""Tables and figure of a study.
+
+An experiment is a point of the study's grid; its figure is the mean over seeds, each the mean over held-out rows. The
+random predictor, which every run was measured beside, is an experiment of its own among the figure's lines.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from data_pipeline.atomic import atomic_path
+from synthjax.k_osc_evaluation import RANDOM
+
+DPI = 120
+CONFIDENCE = "_ci95"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done: its place in the grid, its seed and its metrics.json."""
+
+    choices: dict[str, Any]
+    seed: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A place in the grid, and each metric's mean in every seed."""
+
+    choices: dict[str, Any]
+    means: dict[str, list[float]]
+
+
+def write_tables(folder: Path, study: ml_collections.ConfigDict, runs: Sequence[Finished]) -> None:
+    """Writes table.csv, table.md and figure.png of the runs that are done."""
+    experiments = list(collect(runs, study.figure.lines))
+    with atomic_path(folder / "table.csv") as path:
+        _write_csv(path, runs)
+    with atomic_path(folder / "table.md") as path:
+        path.write_text(markdown(study, experiments), encoding="utf-8")
+    with atomic_path(folder / "figure.png") as path:
+        FigureCanvasAgg(draw(study, experiments)).print_png(path)
+
+
+def collect(runs: Sequence[Finished], lines: str) -> Iterator[Experiment]:
+    """Runs that differ only in their seed as one, in the order of their first; the random predictor's last."""
+    groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for who in ("model", RANDOM):
+        for run in runs:
+            choices = run.choices if who == "model" else run.choices | {lines: RANDOM}
+            of_seeds = groups.setdefault(tuple(choices.values()), (choices, []))[1]
+            # All runs of a seed have been measured beside the same random answers.
+            if run.metrics[who] not in of_seeds:
+                of_seeds.append(run.metrics[who])
+    for choices, of_seeds in groups.values():
+        names = [name for name in of_seeds[0] if not name.endswith(CONFIDENCE)]
+        yield Experiment(choices, {name: [metrics[name] for metrics in of_seeds] for name in names})
+
+
+def _write_csv(path: Path, runs: Sequence[Finished]) -> None:
+    """A line a run: its choices, seed, checkpoint, and every metric with its 95 % interval over rows."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        for number, run in enumerate(runs):
+            figures = {
+                f"{name}{suffix}": value
+                for name, mean in run.metrics["model"].items()
+                if not name.endswith(CONFIDENCE)
+                for suffix, value in zip(
+                    ("", "_low", "_high"), (mean, *run.metrics["model"][name + CONFIDENCE]), strict=True
+                )
+            }
+            line = run.choices | {"seed": run.seed, "steps": run.metrics["checkpoint"], "rows": run.metrics["count"]}
+            if number == 0:
+                writer.writerow([*line, *figures])
+            writer.writerow([*line.values(), *figures.values()])
+
+
+def markdown(study: ml_collections.ConfigDict, experiments: Sequence[Experiment]) -> str:
+    """A line an experiment: means over seeds, and behind them how far the seeds lie apart."""
+    if not experiments:
+        return ""
+    metrics = list(study.figure.metrics)
+    keys = list(experiments[0].choices)
+    rows = [[*keys, "seeds", *metrics], ["---"] * (len(keys) + 1 + len(metrics))]
+    for experiment in experiments:
+        seeds = len(experiment.means[metrics[0]])
+        cells = [_cell(experiment.means[metric]) for metric in metrics]
+        rows.append([*map(str, experiment.choices.values()), str(seeds), *cells])
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    steps, count = study.overrides.train.steps, study.rows
+    return f"{steps:,} steps a run, {count:,} held-out rows a seed; lower is better.\n\n{lines}"
+
+
+def _cell(means: Sequence[float]) -> str:
+    spread = f" ± {(max(means) - min(means)) / 2:.3g}" if len(means) > 1 else ""
+    return f"{np.mean(means):.4g}{spread}"
+
+
+def draw(study: ml_collections.ConfigDict, experiments: Sequence[Experiment]) -> Figure:
+    """A row for each metric, a column for each panel, a line for each model; the points are seeds."""
+    layout = study.figure
+    panels = [panel for panel in study.grid[layout.panels] if _of(experiments, {layout.panels: panel})]
+    metrics = list(layout.metrics)
+    size = (4.5 * max(len(panels), 1), 3.0 * len(metrics))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(metrics), max(len(panels), 1), squeeze=False, sharex=True, sharey="row")
+    for row, metric in zip(grid, metrics, strict=True):
+        row[0].set_ylabel(metric.replace("_", " "))
+        for axes, panel in zip(row, panels, strict=False):
+            _draw_panel(axes, _of(experiments, {layout.panels: panel}), metric, layout)
+    for axes, panel in zip(grid[0], panels, strict=False):
+        axes.set_title(panel)
+    for axes in grid[-1]:
+        axes.set_xlabel(layout.against)
+    if panels:
+        grid[0][-1].legend(fontsize=7)
+    return figure
+
+
+def _draw_panel(axes: Any, experiments: Sequence[Experiment], metric: str, layout: ml_collections.ConfigDict) -> None:
+    against = sorted({experiment.choices[layout.against] for experiment in experiments})
+    for name in dict.fromkeys(experiment.choices[layout.lines] for experiment in experiments):
+        line = sorted(_of(experiments, {layout.lines: name}), key=lambda one: one.choices[layout.against])
+        places = [one.choices[layout.against] for one in line]
+        style = {"color": "gray", "linestyle": "--"} if name == RANDOM else {}
+        (drawn,) = axes.plot(places, [np.mean(one.means[metric]) for one in line], marker="_", label=name, **style)
+        for place, one in zip(places, line, strict=True):
+            means = one.means[metric]
+            axes.scatter([place] * len(means), means, s=8, color=drawn.get_color())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(against, [str(value) for value in against])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+
+
+def _of(experiments: Sequence[Experiment], choices: dict[str, Any]) -> list[Experiment]:
+    return [one for one in experiments if all(one.choices[key] == value for key, value in choices.items())]
