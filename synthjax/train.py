@@ -127,11 +127,11 @@ def _announce(run: Run, display: TrainingDisplay, start: int, checkpoints: Check
 
 def _start_probe(run: Run, writers: Writers | None, display: TrainingDisplay) -> Probe | None:
     """The validation probe, where it is wanted and can be: on the process that writes, and with a renderer."""
-    validation, data = run.config.validation, run.data
-    if writers is None or run.validator is None or not isinstance(data, ShardTrainingData):
+    data, wanted = run.data, run.config.validation
+    if writers is None or run.validator is None or not isinstance(data, ShardTrainingData) or not wanted.probe_sounds:
         return None
-    targets = data.sounds(min(validation.probe_sounds, validation.sampled_rows))
-    return start_probe(data.spec, targets, writers, display.say) if len(targets) else None
+    targets = data.sounds(min(wanted.probe_sounds, wanted.sampled_rows, wanted.rows))
+    return start_probe(data.spec, targets, writers, display.say)
 
 
 class Loop:

@@ -90,8 +90,9 @@ class ShardTrainingData:
         )
 
     def sounds(self, count: int) -> NDArray[np.floating]:
-        """The stored audio (S, 2, T) of the first rows to validate with, at most ``count``; none without val.h5."""
-        return self._val.read_rows(AUDIO, np.arange(min(count, len(self._val)))) if self._val else np.empty((0, 2, 0))
+        """The stored audio (S, 2, T) of the first rows to validate with, at most ``count``. Only where val.h5 is."""
+        assert self._val is not None
+        return self._val.read_rows(AUDIO, np.arange(min(count, len(self._val))))
 
 
 class KOscTrainingData:

@@ -12,13 +12,14 @@ import pytest
 from jax.sharding import AxisType
 
 from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import PARAM_ARRAY
+from data_pipeline.shards import AUDIO, PARAM_ARRAY
 from data_pipeline.stats import STATS_FILE, load_stats, standardise
 from synthjax import flow, sharding
 from synthjax.data import EVAL_NOISE, draw_noise, from_model_scale, open_split, to_model_scale
 from synthjax.held_out import HeldOutShards
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, TrainState, jit_init
+from synthjax.training_data import ShardTrainingData
 from synthjax.validation import Result, Validator
 
 SPEC = load_spec("surge_simple")
@@ -91,6 +92,15 @@ def test_sampled_rows_are_those_whose_error_is_told(result: Result, tiny_root: P
     assert result.scalars["val/mse"] == pytest.approx(
         np.square(from_model_scale(result.sampled) - true).mean(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize(("asked", "given"), [(2, 2), (8, ROWS)])
+def test_sounds_are_those_of_the_first_rows(
+    tiny_config: ml_collections.ConfigDict, tiny_root: Path, asked: int, given: int
+) -> None:
+    tiny_config.data.root = str(tiny_root)
+    expected = [open_split(tiny_root, "val", SPEC).read(AUDIO, index) for index in range(given)]
+    np.testing.assert_array_equal(ShardTrainingData(tiny_config).sounds(asked), expected)
 
 
 def test_the_projection_is_gathered_from_all_devices(result: Result, state: TrainState) -> None:
