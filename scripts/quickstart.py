@@ -9,9 +9,6 @@ stopped.
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import soundfile
 from absl import flags
 
 from data_pipeline import cli
+from data_pipeline.commands import run_command
 from data_pipeline.shards import AUDIO, ShardReader
 from data_pipeline.synths.protocol import SAMPLE_RATE
 
@@ -33,10 +31,10 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}")
     start = time.monotonic()
-    for command in stages():
-        if (code := _run(command)) != 0:
+    for target, *arguments in stages():
+        if code := run_command(target, arguments):
             return code
-        if command[0] == "data_pipeline.stats":
+        if target == "data_pipeline.stats":
             _write_held_out_sound()
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes.")
     return 0
@@ -69,13 +67,6 @@ def stages() -> list[list[str]]:
         ["synthjax.predict", f"--workdir={RUN}", str(HELD_OUT), f"--output={RUN / 'predictions'}"],
         ["scripts/quickstart_summary.py", f"--workdir={RUN}"],
     ]
-
-
-def _run(command: list[str]) -> int:
-    target, *arguments = command
-    how = [target] if target.endswith(".py") else ["-m", target]
-    print(f"\n$ {shlex.join(['python', *how, *arguments])}", flush=True)
-    return subprocess.run([sys.executable, *how, *arguments]).returncode
 
 
 def _write_held_out_sound() -> None:
