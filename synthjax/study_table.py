@@ -123,8 +123,10 @@ def draw(study: ml_collections.ConfigDict, experiments: Sequence[Experiment]) ->
         axes.set_title(panel)
     for axes in grid[-1]:
         axes.set_xlabel(layout.against)
-    if panels:
-        grid[0][-1].legend(fontsize=7)
+    # A study under way may have more lines in one panel than in another.
+    lines = {line.get_label(): line for axes in grid[0] for line in axes.get_lines()}
+    if lines:
+        figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=len(lines), fontsize=8)
     return figure
 
 

@@ -176,7 +176,7 @@ def test_encoders_compute_in_the_dtype_asked_for(make: Any) -> None:
 
 
 def build(config: ml_collections.ConfigDict) -> FlowModel:
-    return build_model(config.model, width=5, spectrogram_shape=MEL_SHAPE, dtype="float32", rngs=nnx.Rngs(0))
+    return build_model(config.model, width=5, input_shape=MEL_SHAPE, dtype="float32", rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("kind", ["ast", "cnn"])

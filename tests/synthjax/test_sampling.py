@@ -108,7 +108,7 @@ def test_sampled_rows_of_a_model_equal_a_python_loop_over_separate_branches(
     shape = 2, 32, 64
     graph, state = nnx.split(
         filled(
-            lambda: build_model(tiny_config.model, width=2, spectrogram_shape=shape, dtype="float32", rngs=nnx.Rngs(0)),
+            lambda: build_model(tiny_config.model, width=2, input_shape=shape, dtype="float32", rngs=nnx.Rngs(0)),
             scale=0.2,
         )
     )

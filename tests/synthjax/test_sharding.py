@@ -79,7 +79,7 @@ def test_partition_of_a_parameter(
 @pytest.fixture
 def abstract(tiny_config: ml_collections.ConfigDict) -> nnx.State:
     make = lambda: build_model(  # noqa: E731
-        tiny_config.model, width=92, spectrogram_shape=(2, 128, 401), dtype="float32", rngs=nnx.Rngs(0)
+        tiny_config.model, width=92, input_shape=(2, 128, 401), dtype="float32", rngs=nnx.Rngs(0)
     )
     return nnx.state(nnx.eval_shape(make), nnx.Param)
 

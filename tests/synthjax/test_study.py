@@ -227,6 +227,8 @@ def test_the_figure_has_a_panel_a_task_and_a_line_a_model(study: ml_collections.
         lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
         assert list(lines) == ["param2tok", "mse", "random"]
         np.testing.assert_allclose(lines["mse"], [[2, 7.5], [4, 9.5]])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["param2tok", "mse", "random"]
     write_tables(tmp_path, study, [])
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 

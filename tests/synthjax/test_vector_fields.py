@@ -136,7 +136,7 @@ def test_velocity_is_float32_whatever_dtype_computes(dtype: jnp.dtype) -> None:
 
 def test_model_is_float32_outside_under_bfloat16_compute(tiny_config: ml_collections.ConfigDict) -> None:
     make = lambda: build_model(  # noqa: E731
-        tiny_config.model, width=W, spectrogram_shape=(2, 32, 64), dtype="bfloat16", rngs=nnx.Rngs(0)
+        tiny_config.model, width=W, input_shape=(2, 32, 64), dtype="bfloat16", rngs=nnx.Rngs(0)
     )
     z = abstract_call(make, jax.ShapeDtypeStruct((B, 2, 32, 64), jnp.float32), method="encode")
     assert z.dtype == jnp.bfloat16
