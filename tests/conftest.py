@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from data_pipeline.shards import ShardReader
 from data_pipeline.splits import write_splits
 from data_pipeline.stats import STATS_FILE, compute_stats, save_stats
 from tests.helpers import REPOSITORY, make_rows, write
+
+# Started in the background, as CI may be, all processes would ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Most time of these tests goes into compiling small programs, the same ones in many processes: keep them between
 # processes, and do not optimise code that runs for milliseconds. What a test says about compilation counts traces,

@@ -244,8 +244,6 @@ def stalled(tools: Path, plugins: Path) -> Iterator[subprocess.Popen]:
             stdout=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
-            # A test run in the background has SIGINT ignored, as its children would, and a shell cannot trap that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             end = time.monotonic() + 30

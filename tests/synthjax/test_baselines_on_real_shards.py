@@ -52,7 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "flow_mlp": SMALL_TRANSFORMER | {"model.field.dim": 64, "model.field.layers": 3},
 }
 # A term that must fall, and to what share of its start at least. The flow's loss is bounded by the noise in it.
-FALLS = {"flow_vae": {"loss": 0.9, "loss_parameters": 0.9}, "regression": {"loss": 0.8}, "flow_mlp": {"loss": 0.97}}
+FALLS = {"flow_vae": {"loss": 0.9, "loss_parameters": 0.9}, "regression": {"loss": 0.85}, "flow_mlp": {"loss": 0.97}}
 
 
 @pytest.fixture(scope="module")
