@@ -59,6 +59,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         _check_flow(config)
     elif config.model.kind == "regression":
         _check_regression(config)
+    else:
+        _require(shards, "model.kind", config, "is made for spectrograms: data.source=shards")
     if "encoder" in config.model:
         _check_encoder(config)
 

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from data_pipeline.cli import UserError
+
 # Rows coupled together: the cost of an assignment grows with the cube of it.
 GROUP_ROWS = 128
 
@@ -15,11 +17,11 @@ def group_rows(batch_size: int) -> int:
     """Rows per coupling group for a batch: all of a small batch, ``GROUP_ROWS`` of a larger one.
 
     Raises:
-      ValueError: if the batch is not a whole number of groups.
+      UserError: if the batch is not a whole number of groups.
     """
     rows = min(GROUP_ROWS, batch_size)
     if batch_size % rows:
-        raise ValueError(f"batch size {batch_size} is above {rows} but not a multiple of it")
+        raise UserError(f"data.batch_size={batch_size} is above {rows} but not a multiple of it")
     return rows
 
 

@@ -86,10 +86,7 @@ class TrainBatches:
             raise UserError(
                 f"data.batch_size={batch_size} is larger than the {len(reader)} training rows of {reader.path}"
             )
-        try:
-            self._group = group_rows(batch_size)
-        except ValueError as error:
-            raise UserError(f"data.batch_size: {error}") from error
+        self._group = group_rows(batch_size)
         self._reader, self._batch_size, self._seed = reader, batch_size, seed
         self._coupled, self._local_rows, self._steps = coupled, local_rows, steps
         self._order = grain.MapDataset.range(len(reader)).seed(seed).shuffle().repeat()

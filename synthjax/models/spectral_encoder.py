@@ -5,7 +5,7 @@ Shapes: B batch, S samples of the signal, F frequency bins or what strides leave
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -94,7 +94,22 @@ class SpectralStage(nnx.Module):
         self.down = _conv(channels, 2 * channels, DOWN_KERNEL, stride=STRIDE, padding=1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B F C"]) -> Float[Array, "B F//3 2*C"]:
-        return gelu(self.down(self.norm(self.block2(self.block1(x)))))
+        return gelu(self._downsample(self.norm(self.block2(self.block1(x)))))
+
+    def _downsample(self, x: Float[Array, "B F C"]) -> Float[Array, "B F//3 2*C"]:
+        """``self.down``, whose kernel spans two strides, as two products with blocks of a stride's bins.
+
+        The same sums; XLA's gradient of the strided convolution can take a fifth of a step on a CPU.
+        """
+        dtype = self.norm.dtype
+        kernel, bias = (
+            cast(nnx.Param, parameter)[...].astype(dtype) for parameter in (self.down.kernel, self.down.bias)
+        )
+        first, second = kernel.reshape(2, STRIDE * kernel.shape[1], kernel.shape[2])
+        padded = jnp.pad(x.astype(dtype), ((0, 0), (1, 1), (0, 0)))
+        count = padded.shape[1] // STRIDE
+        blocks = padded[:, : STRIDE * count].reshape(x.shape[0], count, -1)
+        return blocks[:, :-1] @ first + blocks[:, 1:] @ second + bias
 
 
 class SpectralEncoder(nnx.Module):

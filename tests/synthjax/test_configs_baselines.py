@@ -99,6 +99,7 @@ def test_arguments_that_mean_nothing_are_told(arg: str, said: str) -> None:
         ("k_osc", "k_osc.frequency_range", (0.0, 30_000.0), "must be (low, high)"),
         ("k_osc", "model.encoder.norm", "group", "model.encoder.norm=group must be batch or layer"),
         ("k_osc", "model.field.projection", "tokens", "must be param2tok or oscillators"),
+        ("k_osc", "model.kind", "flow_vae", "model.kind=flow_vae is made for spectrograms"),
         ("k_osc", "data.source", "files", "data.source=files must be shards or k_osc"),
         ("regression", "model.loss", "chamfer", "model.loss=chamfer is for the oscillators"),
         ("regression", "model.loss", "mae", "model.loss=mae must be mse or sorted_mse or chamfer"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipeline.cli import UserError
 from synthjax.coupling import GROUP_ROWS, couple, group_rows
 
 
@@ -58,5 +59,5 @@ def test_groups_are_of_128_rows_or_of_a_whole_small_batch(batch: int, rows: int)
 
 @pytest.mark.parametrize("batch", [129, 192, 200])
 def test_a_batch_that_is_not_whole_groups_is_refused(batch: int) -> None:
-    with pytest.raises(ValueError, match=f"{batch} is above 128 but not a multiple"):
+    with pytest.raises(UserError, match=f"{batch} is above 128 but not a multiple"):
         group_rows(batch)
