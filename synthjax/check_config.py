@@ -52,9 +52,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
     if not shards:
         _check_k_osc(config)
     for key in (*POSITIVE, *_sizes(config.model, "model")):
-        _require(_get(config, key) >= 1, key, config, "must be at least 1")
+        _require(value_of(config, key) >= 1, key, config, "must be at least 1")
     for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
-        _require(_get(config, key) >= 0, key, config, "must not be negative")
+        _require(value_of(config, key) >= 0, key, config, "must not be negative")
     if config.model.kind == "flow":
         _check_flow(config)
     elif config.model.kind == "regression":
@@ -67,7 +67,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 def _check_choices(config: ml_collections.ConfigDict, choices: Mapping[str, tuple[str, ...]]) -> None:
     for key, values in choices.items():
-        _require(_get(config, key) in values, key, config, f"must be {' or '.join(values)}")
+        _require(value_of(config, key) in values, key, config, f"must be {' or '.join(values)}")
 
 
 def _check_k_osc(config: ml_collections.ConfigDict) -> None:
@@ -107,7 +107,9 @@ def _check_encoder(config: ml_collections.ConfigDict) -> None:
         return
     _check_heads(config, "encoder")
     for key in ("model.encoder.patch", "model.encoder.stride"):
-        _require(len(_get(config, key)) == 2 and min(_get(config, key)) >= 1, key, config, "must be (mels, frames)")
+        _require(
+            len(value_of(config, key)) == 2 and min(value_of(config, key)) >= 1, key, config, "must be (mels, frames)"
+        )
     _, mels, frames = row_shapes(width=0)[MEL_SPEC]
     high, wide = encoder.patch
     fits = high <= mels and wide <= frames
@@ -130,7 +132,8 @@ def _sizes(section: ml_collections.ConfigDict, name: str) -> list[str]:
     return keys
 
 
-def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+def value_of(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
     value: Any = config
     for name in key.split("."):
         value = value[name]
@@ -139,4 +142,4 @@ def _get(config: ml_collections.ConfigDict, key: str) -> Any:
 
 def _require(fits: bool, key: str, config: ml_collections.ConfigDict, reason: str) -> None:
     if not fits:
-        raise UserError(f"{key}={_get(config, key)} {reason}")
+        raise UserError(f"{key}={value_of(config, key)} {reason}")

@@ -6,7 +6,7 @@ weights' is named with what they need, so that nobody has to guess.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import ml_collections
 
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import bundled_spec_of_width
+from synthjax.check_config import value_of
 from synthjax.models.encoders import padding_to_patches
 from synthjax.reference_baselines import mlp_flow_parameters, regression_parameters
 from synthjax.reference_weights import Tree, Weights, flow_parameters
@@ -120,7 +121,7 @@ def recognise(weights: Weights) -> Kind:
 def check_kind(kind: Kind, config: ml_collections.ConfigDict) -> None:
     """Raises UserError with the config file to use, if ``config`` is of another kind of model."""
     for key, value in kind.choices.items():
-        if (configured := _get(config, key)) != value:
+        if (configured := value_of(config, key)) != value:
             raise UserError(
                 f"the checkpoint is a {kind.title}: use --config={kind.config_file} "
                 f"({key} is {configured}, the weights need {value})"
@@ -136,9 +137,9 @@ def check_sizes(kind: Kind, weights: Weights, config: ml_collections.ConfigDict,
     queries = sizes.get("model.field.layers", 1)
     sizes["data.spec"] = _spec(kind.width(params), config, task)
     sizes |= _encoder_sizes(params["encoder"], queries, config, task)
-    misfits = {key: value for key, value in sizes.items() if _get(config, key) != value}
+    misfits = {key: value for key, value in sizes.items() if value_of(config, key) != value}
     if misfits:
-        wrong = [f"{key} is {_get(config, key)}, the weights need {value}" for key, value in misfits.items()]
+        wrong = [f"{key} is {value_of(config, key)}, the weights need {value}" for key, value in misfits.items()]
         raise UserError(f"the config does not fit: {'; '.join(wrong)}")
 
 
@@ -178,10 +179,3 @@ def _stride(
     equal_steps = ((step, step) for step in range(1, max(patch) + 1))
     fitting = (stride for stride in (configured, *equal_steps) if count(stride) == patches)
     return next(fitting, f"one of {patches} patches")
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value[name]
-    return value

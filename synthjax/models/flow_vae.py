@@ -7,14 +7,7 @@
     x^  = regression_flow(z_K)                               (5)  the parameter row, by another Real NVP
 
 A Real NVP keeps the width, so that the latent space is as wide as a row. Batch normalisation holds running statistics
-(``nnx.BatchStat``), which training has to carry along beside the parameters, both as pure trees as in ``TrainState``
-(the variables of ``nnx.split`` themselves cannot change under a transformation that did not make them):
-
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, stats = (nnx.to_pure_dict(state) for state in states)
-    model = nnx.merge(graph, params, stats)                       # within the function that is differentiated
-    output = model(mel, noise)
-    stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))     # what it returns beside the loss
+(``nnx.BatchStat``), which a call with noise moves and ``train_step`` carries from step to step beside the parameters.
 
 The reference's sizes (encoder 16, 32, 64, 64, 128, 256, 512 channels, decoder 512, 256, 128, 64, 32, 16; H = 512, 2
 blocks, 6 and 16 couplings, no dropout) give the published 39.5 M parameters for Surge Simple (W = 92) and 44.3 M for

@@ -115,17 +115,9 @@ class SpectralStage(nnx.Module):
 class SpectralEncoder(nnx.Module):
     """|rfft(x)| / S through convolutional stages, a Linear over all that is left, and one residual MLP block.
 
-    Batch normalisation uses its running statistics, which are ``nnx.BatchStat`` variables, as a module is made. To
-    train, merge parameters and statistics (pure trees) into a module of the step's own, call its ``train()``, and
-    give the statistics that it has after the forward pass to the next step beside the new parameters::
-
-        def loss_fn(parameters):
-            model = nnx.merge(graph, parameters, statistics)
-            model.train()  # Normalise by the batch, and move the running statistics by a tenth towards it.
-            loss = ...
-            return loss, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-
-    Under jit the statistics are those of the global batch, whatever the mesh. Layer normalisation has none of this.
+    Batch normalisation uses its running statistics, which are ``nnx.BatchStat`` variables, as a module is made. After
+    ``train()`` it normalises by the batch, and moves the statistics by a tenth towards it; ``train_step`` carries them
+    from step to step. Under jit they are those of the global batch, whatever the mesh. Layer normalisation has none.
 
     Args:
       samples: S, of which all S/2 + 1 bins are used.

@@ -55,6 +55,11 @@ def test_what_is_made_for_synthesizers_refuses_it(workdir: Path, tmp_path: Path)
     assert_usage_error(result, "k-osc task", "only evaluate takes it")
 
 
+def test_a_split_that_does_not_exist_is_told(workdir: Path, tmp_path: Path) -> None:
+    result = run_cli("synthjax.evaluate", f"--workdir={workdir}", "--split=dev", f"--output={tmp_path}")
+    assert_usage_error(result, "no split 'dev'", "train or val or test")
+
+
 def test_another_variant_of_the_task_is_another_run(workdir: Path) -> None:
     flags = [f"--config.{key}={value}" for key, value in TINY.items()]
     config = "--config=configs/k_osc.py:model=sorted_mse,k=2,asymmetric"
