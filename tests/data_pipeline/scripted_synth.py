@@ -2,6 +2,8 @@
 
 ``settings.preset`` is the path of a JSON script. Its faults strike by patch (``level`` at or under a threshold), so
 that what happens does not depend on which worker renders it; ``once`` restricts a fault to the first time in the run.
+``waits_after`` makes every worker stand still after so many renders until ``go_on`` is called, for tests that strike in
+the middle of a run.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class ScriptedSynth:
             return np.zeros((2, SAMPLES), np.float32)
         if "grows" in self._script:
             self._hoard = [*getattr(self, "_hoard", []), np.ones(self._script["grows"], np.uint8)]
-        time.sleep(self._script.get("seconds", 0.0))
+        while self._renders > self._script.get("waits_after", np.inf) and not _go_file(self._path).exists():
+            time.sleep(0.02)
         return sine(values)
 
     def verify(self) -> None:
@@ -95,6 +98,15 @@ class ScriptedSynth:
 
     def _noisy_death(self) -> Audio:
         return np.full((2, SAMPLES), 3.0, np.float32)
+
+
+def _go_file(script: Path) -> Path:
+    return script.with_name("go")
+
+
+def go_on(script: Path) -> None:
+    """Ends the waiting of all workers of a script with ``waits_after``."""
+    _go_file(script).touch()
 
 
 def sine(values: Mapping[str, Any]) -> Audio:

@@ -20,7 +20,7 @@ from data_pipeline.param_spec import load_spec
 from data_pipeline.partial_shard import log_path
 from data_pipeline.record_log import _HEADER, RecordLog
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
-from tests.data_pipeline.scripted_synth import SPEC, sine
+from tests.data_pipeline.scripted_synth import SPEC, go_on, sine
 from tests.helpers import REPOSITORY, all_rows, assert_usage_error, run_cli
 
 
@@ -242,7 +242,7 @@ def test_stopped_run_goes_on_and_ends_in_the_same_bytes(folder: Path, signal_num
     whole = contents(folder)
     for path in (folder / "out").iterdir():
         path.unlink()
-    process = start(folder, {"seconds": 0.3}, config__batch_rows=2)
+    process = start(folder, {"waits_after": 3}, config__batch_rows=2)
     wait_until(lambda: committed(folder))
     workers = psutil.Process(process.pid).children()
     process.send_signal(signal_number)
@@ -258,9 +258,10 @@ def test_stopped_run_goes_on_and_ends_in_the_same_bytes(folder: Path, signal_num
 
 
 def test_killed_worker_is_replaced(folder: Path) -> None:
-    process = start(folder, {"seconds": 0.1})
+    process = start(folder, {"waits_after": 4})
     wait_until(lambda: committed(folder))
     psutil.Process(process.pid).children()[0].kill()
+    go_on(folder / "script.json")
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert "workers restarted: 1 " in stderr
@@ -309,7 +310,7 @@ def test_other_settings_are_refused(folder: Path, flags: dict[str, Any], word: s
     """For finished shards, and for shards under way."""
     assert render(folder, shards="0").returncode == 0
     assert_usage_error(render(folder, shards="0", **flags), "shard-0.h5", word)
-    process = start(folder, {"seconds": 0.5}, shards="2", workers=1)
+    process = start(folder, {"waits_after": 4}, shards="2", workers=1)
     wait_until(lambda: committed(folder))
     process.kill()
     process.communicate()
@@ -317,7 +318,7 @@ def test_other_settings_are_refused(folder: Path, flags: dict[str, Any], word: s
 
 
 def test_other_synthesizer_version_is_refused(folder: Path) -> None:
-    process = start(folder, {"seconds": 0.5}, shards="0", workers=1)
+    process = start(folder, {"waits_after": 4}, shards="0", workers=1)
     wait_until(lambda: committed(folder))
     process.kill()
     process.communicate()
