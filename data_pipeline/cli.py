@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -21,10 +22,21 @@ class UserError(Exception):
     """Something the person at the keyboard can mend: one line that says what is wrong and what to do."""
 
 
+class Failure(SystemExit):
+    """The end of a command that has told why."""
+
+    code: int
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
+
+
 def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
     """Prints ``error: message`` as one line on stderr and exits with ``code``."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    line = " ".join(str(message).split())
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    raise Failure(line, code)
 
 
 def exit_without_threads() -> None:
@@ -61,10 +73,12 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
     try:
         app.run(guarded, flags_parser=parse_flags)
-    except SystemExit as end:
-        if _exit_without_threads and isinstance(end.code, int):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(end.code)
-        raise
+    except BaseException as end:
+        if not _exit_without_threads:
+            raise
+        if not isinstance(end, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 1)
     raise AssertionError("absl's app.run exits")

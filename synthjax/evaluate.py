@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,59 +45,81 @@ def main(argv: list[str]) -> int:
     f = flags.FLAGS
     if f.dataset and not f.render:
         raise cli.UserError("--dataset has sounds without parameters, which only --render can measure")
-    distributed.initialise()
-    compilation_cache.enable()
-    model = model_flags.load_model()
-    if isinstance(model.task, KOscTask):
-        return _evaluate_k_osc(model)
-    return _evaluate_folder(model) if f.dataset else _evaluate_split(model)
+    with distributed.joined():
+        compilation_cache.enable()
+        model = model_flags.load_model()
+        if isinstance(model.task, KOscTask):
+            finish = _evaluate_k_osc(model)
+        else:
+            finish = _evaluate_folder(model) if f.dataset else _evaluate_split(model)
+        main_process = distributed.is_main()
+    # What remains needs no accelerator, and may take hours: the other processes are done.
+    return finish() if main_process else 0
 
 
-def _evaluate_split(model: TrainedModel) -> int:
+def _evaluate_split(model: TrainedModel) -> Callable[[], int]:
+    """Samples with all processes; returns what process 0 has left to do, as the other two do."""
     f = flags.FLAGS
     root = f.data_root or model.config.data.root
     allow_external = f.allow_external or model.config.data.allow_external
     reader = open_split(root, f.split, model.spec, allow_external=allow_external)
     output = _output(f.split, model)
     about = {"split": f.split, "rows": len(reader), **_about(model)}
-    predicted = read_predictions(output, about, model.spec) if f.render else None
-    if predicted is None:
-        predicted = sample_split(model, reader)
-    if not distributed.is_main():
+    predicted = _rows(output, about, model, lambda: sample_split(model, reader), reuse=f.render)
+
+    def finish() -> int:
+        true = reader.read_rows(PARAM_ARRAY, np.arange(len(reader)))
+        write_predictions(output, about, predicted, model.spec)
+        metrics = write_parameter_report(output, about, predicted, true, model.spec)
+        if f.render:
+            names = [f"{f.split} {index}" for index in range(len(reader))]
+            sounds = Evaluated(model.spec, names, predicted, lambda index: reader.read(AUDIO, index), true)
+            _hear(sounds, output, about, metrics)
         return 0
-    true = reader.read_rows(PARAM_ARRAY, np.arange(len(reader)))
-    write_predictions(output, about, predicted, model.spec)
-    metrics = write_parameter_report(output, about, predicted, true, model.spec)
-    if f.render:
-        names = [f"{f.split} {index}" for index in range(len(reader))]
-        with renderer_flags.start_renderer(model.spec) as renderer:
-            evaluated = Evaluated(model.spec, names, predicted, lambda index: reader.read(AUDIO, index), true)
-            evaluate_sounds(evaluated, renderer, output, about, metrics, f.report_sounds)
-    return 0
+
+    return finish
 
 
-def _evaluate_k_osc(model: TrainedModel) -> int:
+def _evaluate_k_osc(model: TrainedModel) -> Callable[[], int]:
     f = flags.FLAGS
     output = _output(f.split, model)
     rows = evaluate_k_osc(model, f.split, f.rows)
-    if distributed.is_main():
+
+    def finish() -> int:
         write_k_osc_report(output, {"split": f.split, **_about(model)}, rows)
-    return 0
+        return 0
+
+    return finish
 
 
-def _evaluate_folder(model: TrainedModel) -> int:
+def _evaluate_folder(model: TrainedModel) -> Callable[[], int]:
     f = flags.FLAGS
     sounds = ForeignSounds.find(Path(f.dataset))
     output = _output(Path(f.dataset).resolve().name, model)
     about = {"dataset": str(Path(f.dataset).resolve()), "rows": len(sounds.paths), **_about(model)}
-    predicted = read_predictions(output, about, model.spec)
-    if predicted is None:
-        predicted = sounds.sample(model)
+    predicted = _rows(output, about, model, lambda: sounds.sample(model), reuse=True)
+
+    def finish() -> int:
         write_predictions(output, about, predicted, model.spec)
-    with renderer_flags.start_renderer(model.spec) as renderer:
-        evaluated = Evaluated(model.spec, sounds.names, predicted, sounds.load, None)
-        evaluate_sounds(evaluated, renderer, output, about, {}, f.report_sounds)
-    return sounds.report_faults()
+        _hear(Evaluated(model.spec, sounds.names, predicted, sounds.load, None), output, about, {})
+        return sounds.report_faults()
+
+    return finish
+
+
+def _rows(
+    output: Path, about: Mapping[str, Any], model: TrainedModel, sample: Callable[[], np.ndarray], *, reuse: bool
+) -> np.ndarray:
+    """What an earlier run of the same evaluation has sampled, or else ``sample()``; all processes do the same."""
+    before = read_predictions(output, about, model.spec) if reuse else None
+    if distributed.main_says(before is None):
+        return sample()
+    return np.empty(0) if before is None else before  # Only process 0 goes on with them.
+
+
+def _hear(sounds: Evaluated, output: Path, about: Mapping[str, Any], metrics: dict[str, np.ndarray]) -> None:
+    with renderer_flags.start_renderer(sounds.spec) as renderer:
+        evaluate_sounds(sounds, renderer, output, about, metrics, flags.FLAGS.report_sounds)
 
 
 def _output(name: str, model: TrainedModel) -> Path:

@@ -103,9 +103,11 @@ class TrainedModel:
         """
         sounds, draws, _ = x0.shape
         size = batch_size or self.batch_size(sounds, draws)
+        mine = self.local_rows(size)
         rows = []
         for first in range(0, sounds, size):
-            batch = np.minimum(np.arange(first, first + size), sounds - 1)  # Padding repeats the last sound.
+            # Padding repeats the last sound.
+            batch = np.minimum(np.arange(first + mine.start, first + mine.stop), sounds - 1)
             rows.append(self.sample({"mel_spec": mels[batch], "x0": x0[batch]}))
         return np.concatenate(rows)[:sounds]
 

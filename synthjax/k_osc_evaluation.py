@@ -45,7 +45,7 @@ def evaluate_k_osc(model: TrainedModel, split: str, rows: int) -> dict[str, Figu
         for number in range(len(held_out)):
             batch = held_out[number]
             predicted.append(np.asarray(model.sampler(model.params, batch, model.stats)))
-            true.append(np.asarray(batch["x1"]))
+            true.append(sharding.gather(batch["x1"]))
             advance(min(HELD_OUT_BATCH, rows - number * HELD_OUT_BATCH))
     truth = np.concatenate(true)[:rows]
     key = jax.random.fold_in(jax.random.key(task.seed), RANDOM_STREAM)

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipeline.cli import UserError
@@ -97,3 +98,10 @@ def rows_of_this_process(sharding: NamedSharding, rows: int) -> range:
 def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
     """A host batch (this process's rows) as global arrays on the devices."""
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def gather(array: jax.Array) -> np.ndarray:
+    """All of an array that may be spread over processes, on every one of them."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

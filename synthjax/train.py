@@ -54,9 +54,9 @@ def main(argv: list[str]) -> int:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: config values are set as --config.KEY=VALUE")
     config = config_flag.read()
     workdir = Workdir(flags.FLAGS.workdir)
-    distributed.initialise()
-    compilation_cache.enable()
-    return train(config, workdir)
+    with distributed.joined():
+        compilation_cache.enable()
+        return train(config, workdir)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
@@ -107,6 +107,12 @@ def set_up(config: ml_collections.ConfigDict) -> Run:
 
 def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     latest = checkpoints.latest
+    settings = run.config.to_dict()
+    settings["data"].pop("root", None)  # Every host may have a copy of its own.
+    distributed.require_same(
+        {"the config": settings, "the training data": run.data.identity, "the latest checkpoint": latest},
+        "start all with the same flags and data, and --workdir in a folder or bucket that all of them see",
+    )
     if latest is None:
         return jit_init(run.trainer, run.shardings)(), 0
     return checkpoints.restore(latest, abstract_state(run.trainer, run.shardings)), latest

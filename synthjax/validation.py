@@ -83,7 +83,7 @@ class Validator:
             sums += np.asarray(self._losses(params, batch, stats))
             if i * len(batch["valid"]) < self._sampled_rows:
                 sampled.append(np.asarray(self._sampler(params, batch, stats)))
-                true.append(_gather(batch["x1"]))
+                true.append(sharding.gather(batch["x1"]))
         predicted, targets = (np.concatenate(rows)[: self._sampled_rows] for rows in (sampled, true))
         means = (sums / self._held_out.rows).tolist()
         scalars = {BEST_BY: float(np.mean(means))}
@@ -105,14 +105,5 @@ def _param2tok(params: Any) -> dict[str, NDArray[np.floating] | None]:
     projection = params.get("field", {}).get("projection", {})
     if "assignment" not in projection:
         return {"assignment": None, "embeddings": None}
-    embeddings = np.hstack([_gather(projection[name]) for name in ("embed_in", "embed_out")])
-    return {"assignment": _gather(projection["assignment"]), "embeddings": embeddings}
-
-
-def _gather(rows: jax.Array) -> np.ndarray:
-    """All of an array that may be spread over hosts."""
-    if rows.is_fully_addressable or rows.is_fully_replicated:
-        return np.asarray(rows)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+    embeddings = np.hstack([sharding.gather(projection[name]) for name in ("embed_in", "embed_out")])
+    return {"assignment": sharding.gather(projection["assignment"]), "embeddings": embeddings}
