@@ -102,6 +102,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.train = train = ml_collections.ConfigDict()
     train.steps = 50_000
     train.log_every = 50
+    # Parts of a batch whose gradients are computed one after the other and averaged, for less memory: same figures.
+    train.accumulate = 1
+    # What the backward pass computes again for less memory. elementwise: all but matrix products and attention;
+    # layers: whole layers, for a third more time; none.
+    train.remat = "elementwise"
     # Validation on val.h5 and the images in TensorBoard; 0 turns both off.
     train.eval_every = 1_000
 
@@ -146,6 +151,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Devices that split the batch, times devices that split heads and feed-forward layers; data=-1: all the rest.
     mesh.data = -1
     mesh.model = 1
+    # Groups of devices that only a slower network joins: slices of a TPU pod, or else processes. They split the batch.
+    mesh.slices = 1
     # Split parameters and optimizer state over the data axis too, where one device cannot hold them.
     mesh.fsdp = False
 

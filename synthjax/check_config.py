@@ -17,6 +17,7 @@ POSITIVE = (
     "data.batch_size",
     "train.steps",
     "train.log_every",
+    "train.accumulate",
     "checkpoint.every",
     "checkpoint.keep",
     "validation.rows",
@@ -32,6 +33,7 @@ CHOICES = {
     "compute_dtype": ("float32", "bfloat16"),
     "data.source": ("shards", "k_osc"),
     "model.kind": ("flow", "regression", "flow_vae"),
+    "train.remat": ("elementwise", "layers", "none"),
     "validation.solver": tuple(SOLVERS),
     "sampling.solver": tuple(SOLVERS),
 }

@@ -71,7 +71,7 @@ class TrainedModel:
         config.sampling.update({name: value for name, value in chosen.items() if value is not None})
         task, stats = _task_of(config, workdir)
         trainer = Trainer.create(config, task)
-        mesh = sharding.make_mesh(config.mesh if _fits(config.mesh) else _one_axis())
+        mesh = _mesh(config.mesh)
         abstract = abstract_state(trainer, trainer.state_shardings(mesh))
         with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
             step = checkpoints.resolve(checkpoint)
@@ -115,7 +115,7 @@ class TrainedModel:
         """Sounds to sample at once: the config's sampling batch in rows of ``draws`` for each sound, no more than
         ``sounds``, rounded up to a multiple of the data axis.
         """
-        parts = self.mesh.shape[sharding.DATA]
+        parts = sharding.batch_parts(self.mesh)
         return -(-min(max(1, self.config.sampling.batch_size // draws), sounds) // parts) * parts
 
     def local_rows(self, batch_size: int) -> range:
@@ -130,11 +130,9 @@ def _task_of(config: ml_collections.ConfigDict, workdir: Workdir) -> tuple[Task,
     return SpectrogramTask(spec, stats.mean.shape, config.data.min_std_db), stats
 
 
-def _fits(mesh: ml_collections.ConfigDict) -> bool:
-    """Whether the mesh of training can be laid over the devices here; a pod's run is often evaluated on one."""
-    devices = jax.device_count()
-    return devices % mesh.model == 0 and mesh.data in (-1, devices // mesh.model)
-
-
-def _one_axis() -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict({"data": -1, "model": 1})
+def _mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh of training where it can be laid over the devices here; a pod's run is often evaluated on one."""
+    devices, rest = jax.device_count(), config.model * config.get("slices", 1)
+    if devices % rest == 0 and config.data in (-1, devices // rest):
+        return sharding.make_mesh(config)
+    return sharding.make_mesh(ml_collections.ConfigDict({"data": -1, "model": 1, "slices": 1}))

@@ -44,8 +44,15 @@ class Method(Protocol):
         """Of the N validation losses."""
         ...
 
-    def loss(self, model: Any, examples: Examples, key: Array, step: Array) -> tuple[Array, Metrics]:
-        """What training minimises in step ``step``, and figures about it, ``loss`` the first of them."""
+    def draw(self, key: Array, shape: tuple[int, int]) -> Any:
+        """All that is random in the loss of rows of that shape (B, W), but for the noise: arrays that lead with B."""
+        ...
+
+    def loss(self, model: Any, examples: Examples, draws: Any, step: Array) -> tuple[Array, Metrics]:
+        """What training minimises in step ``step``, and figures about it, ``loss`` the first of them.
+
+        All are means over the examples, or do not depend on them.
+        """
         ...
 
     def errors(self, make_model: Callable[[], Any], examples: Examples) -> Float[Array, "N B"]:
@@ -72,10 +79,13 @@ class FlowMatching:
         """One a time."""
         return tuple(f"loss_t{t:g}" for t in self.times)
 
-    def loss(self, model: FlowModel, examples: Examples, key: Array, step: Array) -> tuple[Array, Metrics]:
+    def draw(self, key: Array, shape: tuple[int, int]) -> flow.Draws:
+        """Times, and which sounds are dropped."""
+        return flow.draw(key, shape[0], self.guidance_dropout)
+
+    def loss(self, model: FlowModel, examples: Examples, draws: flow.Draws, step: Array) -> tuple[Array, Metrics]:
         """Velocity error at random times, and the penalty on the projection."""
         inputs, x0, x1 = examples
-        draws = flow.draw(key, x1.shape[0], self.guidance_dropout)
         error = flow.velocity_error(model, model.encode(inputs), x0, x1, *draws).mean()
         penalty = self.projection_penalty * model.penalty()
         return error + penalty, {"loss": error, "penalty": penalty}
@@ -109,7 +119,11 @@ class Regression:
         """One loss."""
         return (f"loss_{self.kind}",)
 
-    def loss(self, model: Any, examples: Examples, key: Array, step: Array) -> tuple[Array, Metrics]:
+    def draw(self, key: Array, shape: tuple[int, int]) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def loss(self, model: Any, examples: Examples, draws: tuple[()], step: Array) -> tuple[Array, Metrics]:
         """Mean over the batch."""
         error = LOSSES[self.kind](model(examples.inputs), examples.x1).mean()
         return error, {"loss": error}
@@ -133,10 +147,16 @@ class FlowVAEMethod:
     beta: optax.Schedule
     names: tuple[str, ...] = ("loss_parameters",)
 
-    def loss(self, model: FlowVAE, examples: Examples, key: Array, step: Array) -> tuple[Array, Metrics]:
+    def draw(self, key: Array, shape: tuple[int, int]) -> Float[Array, "B W"]:
+        """Noise of the posterior."""
+        return jax.random.normal(key, shape)
+
+    def loss(
+        self, model: FlowVAE, examples: Examples, draws: Float[Array, "B W"], step: Array
+    ) -> tuple[Array, Metrics]:
         """Reconstruction, latent and parameter terms, the second weighted by beta of the step."""
         inputs, _, x1 = examples
-        output = model(inputs, jax.random.normal(key, x1.shape))
+        output = model(inputs, draws)
         terms = flow_vae_losses(output, inputs, x1, self.layout)
         beta = jnp.asarray(self.beta(step), jnp.float32)
         total = terms.total(beta)

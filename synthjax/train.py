@@ -90,7 +90,7 @@ def set_up(config: ml_collections.ConfigDict) -> Run:
     data = open_training_data(config)
     trainer = Trainer.create(config, data.task)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.data.batch_size, mesh)
+    sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
     placement = sharding.batch_sharding(mesh)
     held_out = data.held_out(placement)
     return Run(

@@ -7,8 +7,8 @@ host may look for it whenever it likes: no later step is applied, and no bad sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from data_pipeline.cli import UserError
 from synthjax import sharding
 from synthjax.check_config import check_config
 from synthjax.methods import Method, Metrics, make_method
@@ -64,6 +65,8 @@ class Trainer:
         check_config(config)
         model = nnx.eval_shape(lambda: _build(config, task, jax.random.key(0)))
         graph, abstract = nnx.split(model)
+        if config.train.accumulate > 1 and jax.tree.leaves(nnx.filter_state(abstract, nnx.BatchStat)):
+            raise UserError("train.accumulate above 1 would normalise every part by itself: model has batch norm")
         return cls(
             config=ml_collections.FrozenConfigDict(config),
             task=task,
@@ -110,32 +113,46 @@ class Trainer:
         return TrainState(step=whole, bad_step=whole, params=params, ema=params, opt_state=moments)
 
     def train_step(
-        self,
-        state: TrainState,
-        batch: Batch,
-        stats: Any,
-        place: Callable[[Examples], Examples] = lambda examples: examples,
+        self, state: TrainState, batch: Batch, stats: Any, mesh: Mesh | None = None
     ) -> tuple[TrainState, Metrics]:
         """One update. Metrics are float32 scalars, gradient norms before clipping.
 
         Args:
-          place: says where the examples live, for tasks that draw them here.
+          mesh: where the examples live; None for one device.
         """
         key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-        examples = place(self.task.examples(batch, stats, state.step))
-
-        def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-            model = self.model(params)
-            model.train()
-            total, metrics = self.method.loss(model, examples, key, state.step)
-            return total, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
-
-        (total, (metrics, statistics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        examples = self.task.examples(batch, stats, state.step)
+        if mesh is not None:  # Some tasks draw them here.
+            examples = jax.lax.with_sharding_constraint(examples, sharding.batch_sharding(mesh))
+        draws = self.method.draw(key, (examples.x1.shape[0], self.task.width))
+        (total, (metrics, statistics)), grads = self._gradients(state, (examples, draws), mesh)
         norm = optax.tree.norm(grads)
         metrics |= {"lr": self.schedule(state.step), "grad_norm": norm} | _module_norms(grads)
         good = jnp.isfinite(total) & jnp.isfinite(norm) & (state.bad_step == NO_BAD_STEP)
         state = self._update(state, grads, statistics, good)
         return state, metrics | {"bad_step": state.bad_step}
+
+    def _gradients(self, state: TrainState, rows: tuple[Examples, Any], mesh: Mesh | None) -> Any:
+        """((loss, (metrics, running statistics)), gradients) of a batch, in ``train.accumulate`` parts of its rows."""
+
+        def loss_fn(params: Any, rows: tuple[Examples, Any]) -> tuple[Array, tuple[Metrics, Any]]:
+            model = self.model(params)
+            model.train()
+            total, metrics = self.method.loss(model, *rows, state.step)
+            return total, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+        count = self.config.train.accumulate
+        gradients = partial(jax.value_and_grad(loss_fn, has_aux=True), state.params)
+        if count == 1:
+            return gradients(rows)
+        parts = sharding.micro_batches(rows, count, mesh)
+
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradients(part)), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradients, rows))
+        sums, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda leaf: leaf / count, sums)
 
     def _update(self, state: TrainState, grads: Any, statistics: Any, good: Array) -> TrainState:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -156,6 +173,7 @@ def _build(config: ml_collections.ConfigDict, task: Task, key: jax.Array) -> nnx
         width=task.width,
         input_shape=task.input_shape,
         dtype=config.compute_dtype,
+        remat=config.train.remat,
         rngs=nnx.Rngs(params=key),
     )
 
@@ -190,14 +208,8 @@ def abstract_state(trainer: Trainer, shardings: TrainState) -> TrainState:
 def jit_train_step(trainer: Trainer, mesh: Mesh, shardings: TrainState) -> jax.stages.Wrapped:
     """The train step with the state donated and every placement pinned."""
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-
-    def step(state: TrainState, batch: Batch, stats: Any) -> tuple[TrainState, Metrics]:
-        return trainer.train_step(
-            state, batch, stats, lambda examples: jax.lax.with_sharding_constraint(examples, rows)
-        )
-
     return jax.jit(
-        step,
+        partial(trainer.train_step, mesh=mesh),
         donate_argnums=0,
         in_shardings=(shardings, rows, whole),
         out_shardings=(shardings, whole),

@@ -13,6 +13,7 @@ from data_pipeline.cli import UserError
 from synthjax.models.encoders import ResidualCNN, SpectrogramTransformer
 from synthjax.models.flow_model import FlowModel
 from synthjax.models.flow_vae import FlowVAE
+from synthjax.models.layers import Remat
 from synthjax.models.mlp_field import MLPField
 from synthjax.models.regression import SignalRegression, SpectrogramRegression
 from synthjax.models.spectral_encoder import SpectralEncoder
@@ -24,7 +25,13 @@ INPUT_AXES = {"ast": 3, "cnn": 3, "spectral": 1}
 
 
 def build_model(
-    config: Config, *, width: int, input_shape: tuple[int, ...], dtype: jnp.dtype | str, rngs: nnx.Rngs
+    config: Config,
+    *,
+    width: int,
+    input_shape: tuple[int, ...],
+    dtype: jnp.dtype | str,
+    remat: Remat = "elementwise",
+    rngs: nnx.Rngs,
 ) -> nnx.Module:
     """The model of a config's ``model`` section.
 
@@ -32,6 +39,7 @@ def build_model(
       width: W, columns of a parameter row.
       input_shape: of one sound: (channels, mels, frames) of a spectrogram, (samples,) of a signal.
       dtype: of activations and matrix products; parameters are float32 always.
+      remat: see ``layers.run_layers``.
 
     Raises:
       UserError: for kinds that do not exist, or do not go together.
@@ -39,7 +47,9 @@ def build_model(
     kinds: dict[str, Callable[..., nnx.Module]] = {"flow": _flow, "regression": _regression, "flow_vae": _flow_vae}
     if config.kind not in kinds:
         raise UserError(f"unknown model.kind {config.kind!r}: use {' or '.join(kinds)}")
-    return kinds[config.kind](config, width, input_shape, dtype=jnp.dtype(dtype), rngs=rngs)
+    model = kinds[config.kind](config, width, input_shape, dtype=jnp.dtype(dtype), rngs=rngs)
+    model.set_attributes(remat=remat, raise_if_not_found=False)
+    return model
 
 
 def _flow(config: Config, width: int, input_shape: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs) -> FlowModel:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from synthjax.models.layers import (
     Attention,
     FeedForward,
+    Remat,
     gelu,
     layer_norm,
     linear,
@@ -76,8 +77,8 @@ class SpectrogramTransformer(nnx.Module):
         padding = [padding_to_patches(*axis) for axis in axes]
         self.padding = tuple(padding[::-1] if swapped_padding else padding)
         grid = [(n + pad - size) // step + 1 for (n, size, step), pad in zip(axes, self.padding, strict=True)]
-        self.queries = queries
-        self.dtype = dtype
+        self.queries, self.dtype = queries, dtype
+        self.remat: Remat = "elementwise"
         self.tiled = stride == patch and not swapped_padding
         init = uniform_fan_in(channels * patch[0] * patch[1])
         self.patches = nnx.Conv(
@@ -107,7 +108,7 @@ class SpectrogramTransformer(nnx.Module):
         queries = jnp.broadcast_to(self.query_tokens[...].astype(self.dtype), (batch, self.queries, dim))
         tokens = jnp.concatenate([queries, patches.reshape(batch, -1, dim)], axis=1)
         tokens = tokens + self.positions[...].astype(self.dtype)
-        return self.out(run_layers(self.blocks, tokens)[:, : self.queries])
+        return self.out(run_layers(self.blocks, tokens, remat=self.remat)[:, : self.queries])
 
     def _overlapping_patches(self, image: Float[Array, "B C M F"]) -> Float[Array, "B R Q D"]:
         """Embedded patches in R mel rows and Q time columns."""
@@ -177,6 +178,7 @@ class ResidualCNN(nnx.Module):
     ) -> None:
         inputs, rows, _ = spectrogram_shape
         self.queries, self.dim = queries, dim
+        self.remat: Remat = "elementwise"
         self.downs: nnx.List[nnx.Conv] = nnx.List()
         self.stages: nnx.List[ResidualConvBlock] = nnx.List()
         for stage in range(stages):
@@ -190,6 +192,6 @@ class ResidualCNN(nnx.Module):
     def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
         x = jnp.moveaxis(mel, 1, -1)
         for down, stage in zip(self.downs, self.stages, strict=True):
-            x = run_layers(stage, down(x))
+            x = run_layers(stage, down(x), remat=self.remat)
         pooled = gelu(self.norm(x)).mean(axis=2)  # (B, rows, channels)
         return self.out(pooled.reshape(pooled.shape[0], -1)).reshape(-1, self.queries, self.dim)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ LAYER_NORM_EPSILON = 1e-5
 # activations and modulations between them are cheap to compute again and would take twice the memory.
 SAVED = "saved_for_backward"
 Axes = tuple[str | None, ...]
+Remat = Literal["elementwise", "layers", "none"]
 Module = TypeVar("Module", bound=nnx.Module)
 
 xavier_normal = nnx.initializers.variance_scaling(1.0, "fan_avg", "normal")  # PyTorch's is not truncated
@@ -140,15 +141,24 @@ def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs
     return nnx.split_rngs(splits=layers)(stacked)(rngs)
 
 
-def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array) -> Array:
+# What a layer's backward pass computes again, the most memory last.
+_POLICIES: dict[Remat, Callable[..., bool]] = {
+    "layers": jax.checkpoint_policies.nothing_saveable,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(SAVED),
+    "none": jax.checkpoint_policies.everything_saveable,
+}
+
+
+def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise") -> Array:
     """Feeds x through the copies of ``stack_layers`` in turn as one ``lax.scan``: compiled once for any depth.
 
     Args:
       per_layer: arrays that lead with the L axis; layer i gets their row i.
+      remat: what the backward pass computes again: all but the results marked by ``saved``, whole layers, or nothing.
     """
     graph, parameters = nnx.split(stacked)
 
-    @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
+    @partial(jax.checkpoint, policy=_POLICIES[remat])
     def body(x: Array, inputs: Any) -> tuple[Array, None]:
         layer, *rows = inputs
         return nnx.merge(graph, layer)(x, *rows), None

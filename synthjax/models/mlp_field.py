@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from synthjax.models.layers import FeedForward, gelu, layer_norm, linear, run_layers, saved, stack_layers
+from synthjax.models.layers import FeedForward, Remat, gelu, layer_norm, linear, run_layers, saved, stack_layers
 from synthjax.models.vector_fields import with_time
 
 
@@ -52,6 +52,7 @@ class MLPField(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.layers, self.time_features = layers, time_features
+        self.remat: Remat = "elementwise"
         # Stands for "no sound" in classifier-free guidance: one vector for all layers.
         self.dropout_token = nnx.Param(jax.random.normal(rngs.params(), (conditioning_dim,)), axes=("embed",))
         self.conditioning = FeedForward(conditioning_dim + time_features, dim, dim, dtype=dtype, rngs=rngs)
@@ -76,7 +77,7 @@ class MLPField(nnx.Module):
             rows = jnp.broadcast_to(conditioning, (self.layers, *conditioning.shape))
         else:
             rows = jnp.moveaxis(conditioning, 1, 0)
-        return self.read(run_layers(self.blocks, self.embed(x), rows))
+        return self.read(run_layers(self.blocks, self.embed(x), rows, remat=self.remat))
 
     def penalty(self) -> Float[Array, ""]:
         """0: there is no projection to keep sparse."""

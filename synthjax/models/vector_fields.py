@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from synthjax.models.layers import (
     Attention,
     FeedForward,
+    Remat,
     gelu,
     layer_norm,
     linear,
@@ -98,6 +99,7 @@ class TransformerField(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.layers, self.time_features, self.dtype = layers, time_features, dtype
+        self.remat: Remat = "elementwise"
         self.projection: Param2Tok | OscillatorTokens
         if projection == "oscillators":
             self.projection = OscillatorTokens(width, tokens, dim, dtype=dtype, rngs=rngs)
@@ -121,8 +123,8 @@ class TransformerField(nnx.Module):
         if dropped is not None:
             z = jnp.where(dropped[:, None, None], self.dropout_token[...].astype(z.dtype), z)
         conditioning = self.conditioning(with_time(z, t, self.time_features))
-        tokens = run_layers(self.blocks, self.projection.to_tokens(x), jnp.moveaxis(conditioning, 1, 0))
-        return self.projection.to_row(tokens)
+        rows, tokens = jnp.moveaxis(conditioning, 1, 0), self.projection.to_tokens(x)
+        return self.projection.to_row(run_layers(self.blocks, tokens, rows, remat=self.remat))
 
     def penalty(self) -> Float[Array, ""]:
         """The projection's unweighted L1 penalty."""

@@ -15,6 +15,7 @@ from absl import flags
 from jax.sharding import AxisType
 
 from configs import k_osc as k_osc_config
+from data_pipeline.cli import UserError
 from synthjax import k_osc, sharding
 from synthjax.coupling import couple
 from synthjax.data import prefetch
@@ -160,6 +161,13 @@ def one_step(config: ml_collections.ConfigDict, devices: int) -> tuple[Trainer, 
     step = jit_train_step(trainer, mesh, shardings)
     after, metrics = step(state, sharding.place(order, sharding.batch_sharding(mesh)), None)
     return trainer, before, jax.device_get((after, metrics))
+
+
+def test_batch_norm_cannot_be_accumulated(k_osc_config_of: MakeConfig) -> None:
+    config = k_osc_config_of("mse")
+    config.train.accumulate = 2
+    with pytest.raises(UserError, match=r"train\.accumulate above 1 would normalise every part by itself"):
+        Trainer.create(config, KOscTask.from_config(config))
 
 
 def test_batch_statistics_move_and_weights_are_trained(

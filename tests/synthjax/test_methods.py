@@ -46,7 +46,7 @@ class Answers:
 def test_regression_is_judged_by_its_own_loss() -> None:
     some = examples()
     model, method = Answers(some.x1 + jnp.asarray([[0.0], [1.0], [2.0]])), Regression("mse")
-    total, metrics = method.loss(model, some, KEY, jnp.zeros(()))
+    total, metrics = method.loss(model, some, method.draw(KEY, (B, W)), jnp.zeros(()))
     assert float(total) == float(metrics["loss"]) == pytest.approx(5 / 3, rel=1e-5)
     np.testing.assert_allclose(method.errors(lambda: model, some), [[0.0, 1.0, 4.0]], rtol=1e-4, atol=1e-9)
     assert method.names == ("loss_mse",)
@@ -58,7 +58,7 @@ def test_regression_by_frequency_sorts_the_targets() -> None:
     in_order = Answers(jnp.asarray([[-0.5, 0.5, 0.2, 0.1, 0.4, 0.3]]))
     some = Examples(jnp.zeros((1, 4)), jnp.zeros((1, 6)), true)
     losses = {
-        kind: float(Regression(kind).loss(in_order, some, KEY, jnp.zeros(()))[0])
+        kind: float(Regression(kind).loss(in_order, some, (), jnp.zeros(()))[0])
         for kind in ("mse", "sorted_mse", "chamfer")
     }
     assert losses["sorted_mse"] == pytest.approx(0.0, abs=1e-9)
@@ -105,7 +105,7 @@ def vae() -> tuple[FlowVAEMethod, FakeVAE, Examples]:
 @pytest.mark.parametrize(("step", "beta"), [(0, 0.1), (5, 0.15), (10, 0.2), (1000, 0.2)])
 def test_the_terms_of_the_vae_add_up_with_the_beta_of_the_step(step: int, beta: float) -> None:
     method, model, some = vae()
-    total, metrics = method.loss(model, some, KEY, jnp.asarray(step))
+    total, metrics = method.loss(model, some, method.draw(KEY, (B, W)), jnp.asarray(step))
     assert float(metrics["beta"]) == pytest.approx(beta)
     expected = metrics["loss_reconstruction"] + beta * metrics["loss_latent"] + metrics["loss_parameters"]
     assert float(total) == float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)

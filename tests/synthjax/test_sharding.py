@@ -16,8 +16,8 @@ from synthjax.models import build_model
 from synthjax.sharding import FSDP_RULES, TENSOR_RULES, make_mesh, parameter_shardings, partition_spec
 
 
-def mesh_of(data: int, model: int) -> Mesh:
-    return make_mesh(ml_collections.ConfigDict({"data": data, "model": model}))
+def mesh_of(data: int, model: int, slices: int = 1) -> Mesh:
+    return make_mesh(ml_collections.ConfigDict({"data": data, "model": model, "slices": slices}))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,37 @@ def test_mesh_covers_all_devices(data: int, model: int, shape: tuple[int, int]) 
 def test_mesh_that_does_not_fit_the_devices_is_told_with_both_numbers(data: int, model: int) -> None:
     with pytest.raises(UserError, match=rf"mesh\.data={data} x mesh\.model={model} .* 8 devices"):
         mesh_of(data, model)
+
+
+def test_slices_must_be_groups_of_devices() -> None:
+    """All devices of one process are one group (two processes: tests of multihost training)."""
+    with pytest.raises(UserError, match=r"mesh\.slices=2 is not how these devices are grouped"):
+        mesh_of(-1, 1, 2)
+    with pytest.raises(
+        UserError, match=r"mesh\.slices=3 x mesh\.data=-1 x mesh\.model=1 does not divide the 8 devices"
+    ):
+        mesh_of(-1, 1, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_micro_batches_hold_every_row_once_and_leave_it_on_its_device(count: int) -> None:
+    mesh = mesh_of(4, 2)
+    rows = np.arange(48, dtype=np.int32).reshape(24, 2)
+    placed = jax.device_put(rows, sharding.batch_sharding(mesh))
+    parts = jax.jit(lambda rows: sharding.micro_batches({"x": rows}, count, mesh)["x"])(placed)
+    assert parts.shape == (count, 24 // count, 2)
+    assert sorted(map(tuple, np.asarray(parts).reshape(24, 2))) == sorted(map(tuple, rows))
+    before = {shard.device: set(np.asarray(shard.data)[:, 0]) for shard in placed.addressable_shards}
+    after = {shard.device: set(np.asarray(shard.data)[..., 0].ravel()) for shard in parts.addressable_shards}
+    assert after == before
+    alone = sharding.micro_batches({"x": jax.numpy.asarray(rows)}, count, None)["x"]
+    np.testing.assert_array_equal(np.asarray(alone).reshape(24, 2), rows)
+
+
+def test_batch_must_divide_over_the_parts_that_a_step_accumulates() -> None:
+    sharding.check_batch(16, mesh_of(4, 2), 4)
+    with pytest.raises(UserError, match=r"batch_size=16 is not a multiple of mesh\.data=4 x train\.accumulate=3"):
+        sharding.check_batch(16, mesh_of(4, 2), 3)
 
 
 def test_batch_must_divide_over_the_data_axis() -> None:

@@ -68,11 +68,12 @@ def host_batch(step: int) -> dict[str, np.ndarray]:
 
 
 @cache
-def make_bench(name: str, compute_dtype: str = "float32") -> Bench:
+def make_bench(name: str, compute_dtype: str = "float32", accumulate: int = 1, remat: str = "elementwise") -> Bench:
     data, model, fsdp = MESHES[name]
     config = important.get_config()
     config.update_from_flattened_dict(TINY)
     config.mesh.fsdp, config.optim.lr, config.compute_dtype = fsdp, LEARNING_RATE, compute_dtype
+    config.train.accumulate, config.train.remat = accumulate, remat
     devices = jax.devices()[: data * model]
     mesh = jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
     trainer = Trainer.create(config, SpectrogramTask(load_spec("surge_simple"), SHAPE, MIN_STD_DB))
@@ -104,6 +105,21 @@ def expected(single: Bench) -> list[float]:
 )
 def test_losses_are_the_same_on_every_mesh(name: str, expected: list[float]) -> None:
     bench = make_bench(name)
+    _, losses = bench.run(bench.init(), 0, 20)
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("both", {"accumulate": 2}),
+        pytest.param("one", {"accumulate": 4}, marks=pytest.mark.slow),
+        ("one", {"remat": "layers"}),
+        pytest.param("one", {"remat": "none"}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_saves_memory_changes_no_figure(name: str, changes: dict[str, Any], expected: list[float]) -> None:
+    bench = make_bench(name, **changes)
     _, losses = bench.run(bench.init(), 0, 20)
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
 

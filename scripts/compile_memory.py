@@ -1,0 +1,158 @@
+"""Tells what a training step needs before anything is bought: memory, arithmetic and network traffic per device.
+
+    python scripts/compile_memory.py --config=configs/flow_100k.py --devices=8 --config.mesh.fsdp=True
+
+Compiles the real step for --devices simulated CPU devices and runs nothing; without --devices, for the accelerators
+here. Weights, optimizer, batch and FLOPs are exact wherever they are compiled; temporary memory is what this compiler
+needs, and another one's may differ. Slices are not simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipeline import cli, config_flag
+from data_pipeline.param_spec import load_spec
+from data_pipeline.shards import MEL_SPEC, row_shapes
+from data_pipeline.stats import MelStats
+from synthjax import sharding
+from synthjax.flops import program_flops
+from synthjax.k_osc_task import KOscTask
+from synthjax.models.attention import as_on_accelerators
+from synthjax.tasks import SpectrogramTask, Task
+from synthjax.train_step import Trainer, abstract_state, jit_train_step
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    f = flags.FLAGS
+    config = config_flag.read()
+    if f.devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", f.devices)
+    figures = measure(config)
+    for name, value in figures.items():
+        print(f"{name:<36} {value:.4g}" if isinstance(value, float) else f"{name:<36} {value}")
+    if f.json:
+        Path(f.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(config: Any) -> dict[str, Any]:
+    """Compiles the step of a config on its mesh; figures are per device unless their name says otherwise."""
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
+    task = _task(config)
+    trainer = Trainer.create(config, task)
+    shardings = trainer.state_shardings(mesh)
+    state, batch, stats = abstract_state(trainer, shardings), _batch(config, task, mesh), _stats(task, mesh)
+    with as_on_accelerators():
+        traced = jit_train_step(trainer, mesh, shardings).trace(state, batch, stats)
+    compiled = traced.lower().compile()
+    memory, gflop = compiled.memory_analysis(), program_flops(traced) / 1e9
+    return {
+        "mesh": " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items()),
+        "device": jax.devices()[0].device_kind,
+        "parameters, all": trainer.parameter_count(),
+        "weights, optimizer, average in MB": _per_device(state) / 1e6,
+        "batch in MB": _per_device((batch, stats)) / 1e6,
+        "temporary memory in MB": memory.temp_size_in_bytes / 1e6,
+        "memory in MB": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e6,
+        "GFLOP a step": gflop / mesh.size,
+        "GFLOP a sample": gflop / config.data.batch_size,
+        "network MB a step": network_bytes(compiled.as_text()) / 1e6,
+        "checkpoint in MB, all": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1e6,
+    }
+
+
+def _task(config: Any) -> Task:
+    if config.data.source == "k_osc":
+        return KOscTask.from_config(config)
+    spec = load_spec(config.data.spec)
+    return SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db)
+
+
+def _batch(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the host sends for a step."""
+    rows = config.data.batch_size
+    shapes: dict[str, tuple[tuple[int, ...], Any]]
+    if isinstance(task, KOscTask):
+        coupled = config.model.kind == "flow" and config.flow.coupling
+        shapes = {"order": ((rows,), np.int32)} if coupled else {}
+    else:
+        row = (rows, task.width)
+        shapes = {
+            "mel_spec": ((rows, *task.input_shape), np.float16),
+            "x1": (row, np.float32),
+            "x0": (row, np.float32),
+        }
+    placed = sharding.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in shapes.items()}
+
+
+def _stats(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
+    if isinstance(task, KOscTask):
+        return None
+    one = jax.ShapeDtypeStruct(task.input_shape, np.float32, sharding=sharding.replicated(mesh))
+    return MelStats(one, one)  # type: ignore[arg-type]  # Shapes stand for arrays.
+
+
+def _per_device(tree: Any) -> int:
+    """Bytes of a tree of placed shapes on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def network_bytes(program: str) -> int:
+    """Bytes that one device's collective operations yield in a compiled program, as XLA prints it."""
+    computations: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if header:
+            name = header.group(2)
+            computations[name] = []
+            entry = name if header.group(1) else entry
+        elif name:
+            computations[name].append(line)
+
+    @cache
+    def count(name: str) -> int:
+        return sum(
+            _collective_bytes(line) + _times(line) * sum(map(count, _called(line))) for line in computations[name]
+        )
+
+    return count(entry)
+
+
+def _collective_bytes(line: str) -> int:
+    match = re.search(r"= (.*?) (?:" + "|".join(COLLECTIVES) + r")(?:-start)?\(", line)
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", match.group(1)) if match else []
+    return sum(BYTES.get(dtype, 4) * math.prod(map(int, filter(None, sizes.split(",")))) for dtype, sizes in arrays)
+
+
+def _called(line: str) -> list[str]:
+    """Computations that an instruction runs; what it applies to elements (to_apply of a reduction) moves nothing."""
+    return re.findall(r"(?:body|calls|branch_computations=\{|true_computation|false_computation)=?%([\w.\-]+)", line)
+
+
+def _times(line: str) -> int:
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    return int(trips.group(1)) if trips else 1
+
+
+if __name__ == "__main__":
+    config_flag.define()
+    flags.DEFINE_integer("devices", None, "Simulate so many devices on the CPU.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File for the figures.")
+    cli.run(main)

@@ -1,0 +1,78 @@
+"""Arithmetic of a program, counted where nearly all of it is: matrix products and convolutions.
+
+XLA's own count takes the body of a loop once, and our layers are loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+# Dense bf16 FLOP/s of one device, by what its kind is called; from the vendors' data sheets.
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4": 275e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Of the first name in ``PEAK_FLOPS`` that is part of the kind's; None for others, CPUs among them."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_kind), None)
+
+
+def program_flops(traced: jax.stages.Traced) -> float:
+    """FLOPs of a traced function on all devices together; a multiplication and an addition are two."""
+    return _count(traced.jaxpr.jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> float:
+    return sum(map(_of_equation, jaxpr.eqns))
+
+
+def _of_equation(equation: Any) -> float:
+    if equation.primitive.name == "dot_general":
+        return _dot_general(equation)
+    if equation.primitive.name == "conv_general_dilated":
+        return _convolution(equation)
+    counts = [_count(inner) for inner in _inner(equation.params)]
+    if equation.primitive.name == "cond":  # Ours choose by platform: attention of CPUs computes some parts twice.
+        return min(counts)
+    return sum(counts) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, Jaxpr):
+                yield one
+
+
+def _dot_general(equation: Any) -> float:
+    left, right = (variable.aval.shape for variable in equation.invars)
+    (_, right_contracted), (_, right_batch) = equation.params["dimension_numbers"]
+    free = [size for axis, size in enumerate(right) if axis not in (*right_contracted, *right_batch)]
+    return 2.0 * math.prod(left) * math.prod(free)
+
+
+def _convolution(equation: Any) -> float:
+    """Every output element is a product over the kernel's window and the inputs of its group."""
+    kernel, output = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    of_outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(output) * math.prod(kernel) / of_outputs
