@@ -156,6 +156,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Split parameters and optimizer state over the data axis too, where one device cannot hold them.
     mesh.fsdp = False
 
+    # Steps to write a trace of for TensorBoard's Profile tab (pip install xprof), such as "100:110".
+    c.profile = ""
     # Log to Weights & Biases as well (pip install synthjax[wandb]; WANDB_MODE=offline works).
     c.wandb = False
 

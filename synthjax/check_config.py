@@ -10,6 +10,7 @@ import ml_collections
 from data_pipeline.cli import UserError
 from data_pipeline.shards import MEL_SPEC, row_shapes
 from synthjax.k_osc import SAMPLE_RATE
+from synthjax.profiling import parse_window
 from synthjax.regression_losses import LOSSES
 from synthjax.sampling import SOLVERS
 
@@ -57,6 +58,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         _require(value_of(config, key) >= 1, key, config, "must be at least 1")
     for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
         _require(value_of(config, key) >= 0, key, config, "must not be negative")
+    parse_window(config.profile)
     if config.model.kind == "flow":
         _check_flow(config)
     elif config.model.kind == "regression":

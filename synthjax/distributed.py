@@ -75,6 +75,14 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def key_value_store() -> Any:
+    """The coordinator's key-value store, for words between processes; None for one that is alone."""
+    # JAX has no public way to it; Orbax goes the same way.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
 def main_says(flag: bool) -> bool:
     """Process 0's ``flag``, on every process."""
     if jax.process_count() == 1:
@@ -142,10 +150,7 @@ class _Watch:
     """Waits for another process's failure, and tells the others of this one's."""
 
     def __init__(self) -> None:
-        # JAX has no public way to its key-value store; Orbax goes the same way.
-        from jax._src import distributed
-
-        self._client: Any = distributed.global_state.client
+        self._client = key_value_store()
         self._index, self._count = jax.process_index(), jax.process_count()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="failures", daemon=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
+from synthjax import host_figures
 from synthjax.console import TrainingDisplay
 from synthjax.train_step import NO_BAD_STEP, Metrics
 from synthjax.writers import Writers
@@ -20,6 +23,16 @@ class NonFinite(Exception):
         self.step = step
 
 
+@dataclass
+class Totals:
+    """Of the measured steps of this start, without compilation, validation and checkpoints."""
+
+    flops_per_step: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
 class Logbook:
     """Figures of logged steps go out when the step after them is already under way.
 
@@ -31,6 +44,8 @@ class Logbook:
         self._writers, self._display, self._batch_size = writers, display, batch_size
         self._pending: tuple[int, Metrics] | None = None  # On the device.
         self._record: tuple[int, dict[str, float]] | None = None  # Here, not written yet.
+        self._warned: set[int] = set()
+        self.totals = Totals()
         self.restart_clock(0)
 
     def restart_clock(self, step: int) -> None:
@@ -83,14 +98,32 @@ class Logbook:
 
     def _timings(self, step: int, loss: float) -> None:
         """Measured when the figures of ``step`` have arrived: the device has then done it."""
-        steps = step - self._first_step
-        seconds = (time.perf_counter() - self._started) / steps
-        rate = self._batch_size / seconds
-        timings = {"samples_per_second": rate, "step_seconds": seconds, "data_wait_seconds": self._waited / steps}
+        steps, seconds = step - self._first_step, time.perf_counter() - self._started
+        self.totals.steps += steps
+        self.totals.seconds += seconds
+        self.totals.waited += self._waited
+        rate = self._batch_size * steps / seconds
+        mine = {"step_seconds": seconds / steps, "data_wait_seconds": self._waited / steps}
+        memory = host_figures.accelerator_memory_gb()
+        if memory is not None:
+            mine["accelerator_memory_gb"] = memory
+        everyone = host_figures.exchange(mine)
         if self._writers:
-            self._writers.timings(step, timings)
+            self._writers.timings(step, {"samples_per_second": rate, **mine} | _by_host(everyone))
+            self._warn(everyone)
         self._display.logged(step, loss, rate)
         self.restart_clock(step)
+
+    def _warn(self, everyone: Mapping[int, host_figures.Figures]) -> None:
+        """Names each process that holds up the others, once."""
+        for index in host_figures.stragglers(everyone) if len(everyone) > 1 else ():
+            if index not in self._warned:
+                self._warned.add(index)
+                figures = everyone[index]
+                self._display.say(
+                    f"warning: process {index} waits {figures['data_wait_seconds']:.3f} s a step for its data, of "
+                    f"{figures['step_seconds']:.3f} s, and all others with it: look at its disk and data.workers"
+                )
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Writes a picture."""
@@ -102,3 +135,10 @@ class Logbook:
         self.flush()
         if self._writers:
             self._writers.flush()
+
+
+def _by_host(everyone: Mapping[int, host_figures.Figures]) -> dict[str, float]:
+    """Figures of several processes under names of their own."""
+    if len(everyone) == 1:
+        return {}
+    return {f"process_{index}/{name}": value for index, one in everyone.items() for name, value in one.items()}

@@ -23,10 +23,13 @@ from synthjax import compilation_cache, distributed, sharding
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, from_model_scale, prefetch
+from synthjax.flops import program_flops
 from synthjax.interrupts import StopRequest
 from synthjax.k_osc_task import KOscBatches
 from synthjax.logbook import Logbook, NonFinite
 from synthjax.probe import Probe, start_probe
+from synthjax.profiling import Profiler, parse_window
+from synthjax.run_summary import summary
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from synthjax.training_data import KOscTrainingData, ShardTrainingData, open_training_data
 from synthjax.validation import Validator
@@ -70,6 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         _announce(run, display, start, checkpoints)
         if start >= config.train.steps:
             return 0
+        if distributed.is_main():
+            workdir.note_start(start, jax.process_count())
         writers = Writers.open(workdir, config, start) if distributed.is_main() else None
         if writers:
             stack.callback(writers.close)
@@ -78,7 +83,11 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         probe = _start_probe(run, writers, display)
         if probe:
             stack.callback(probe.close)
-        return Loop(run, checkpoints, logbook, display, stop, probe).go(state, start)
+        profiler = Profiler(parse_window(config.profile), workdir.tensorboard)
+        stack.callback(profiler.close)
+        code = Loop(run, checkpoints, logbook, display, stop, probe, profiler).go(state, start)
+        display.say(summary(logbook.totals, config, workdir.starts()))
+        return code
 
 
 def set_up(config: ml_collections.ConfigDict) -> Run:
@@ -151,9 +160,10 @@ class Loop:
         display: TrainingDisplay,
         stop: StopRequest,
         probe: Probe | None,
+        profiler: Profiler,
     ) -> None:
         self._run, self._checkpoints, self._logbook = run, checkpoints, logbook
-        self._display, self._stop, self._probe = display, stop, probe
+        self._display, self._stop, self._probe, self._profiler = display, stop, probe, profiler
         self._compiled: jax.stages.Compiled | None = None
         self._last_save: int | None = None
 
@@ -188,6 +198,10 @@ class Loop:
 
     def _step(self, state: TrainState, step: int, stream: Iterator[HostBatch]) -> TrainState:
         """Takes the next batch, dispatches the step on it, and notes its figures if it is a logged one."""
+        if self._profiler.due(step):
+            self._logbook.fetch()  # Else the time that writing a trace takes would count as the step's.
+            self._profiler.switch()
+            self._logbook.restart_clock(step)
         asked = time.perf_counter()
         host_batch = next(stream)
         waited = time.perf_counter() - asked
@@ -195,7 +209,8 @@ class Loop:
         if self._compiled is None:
             self._compiled = self._compile(state, batch)
             self._logbook.restart_clock(step)
-        state, metrics = self._compiled(state, batch, self._run.stats)
+        with self._profiler.annotated(step):
+            state, metrics = self._compiled(state, batch, self._run.stats)
         self._logbook.stepped(step + 1, waited)
         if _due(step + 1, self._run.config.train.log_every):
             self._logbook.note(step + 1, metrics)
@@ -204,7 +219,9 @@ class Loop:
     def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> jax.stages.Compiled:
         started = time.perf_counter()
         jitted = jit_train_step(self._run.trainer, self._run.mesh, self._run.shardings)
-        compiled = jitted.lower(state, batch, self._run.stats).compile()
+        traced = jitted.trace(state, batch, self._run.stats)
+        self._logbook.totals.flops_per_step = program_flops(traced)
+        compiled = traced.lower().compile()
         self._display.say(f"compiled the step in {time.perf_counter() - started:.1f} s")
         return compiled
 

@@ -2,7 +2,8 @@
 
 config.json      the full config          spec.json       the parameter spec
 stats.npz        training statistics      dataset.json    which data the run is trained on
-metrics.jsonl    one line a logged step   checkpoints/    tensorboard/
+metrics.jsonl    one line a logged step   starts.jsonl    one line a start or restart
+checkpoints/     tensorboard/
 
 A run of the k-osc task has neither spec nor statistics.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class Workdir:
         self.stats = self.path / STATS_FILE
         self.dataset = self.path / "dataset.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.starts_log = self.path / "starts.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
 
@@ -95,6 +98,16 @@ class Workdir:
         ]
         if changes:
             raise UserError(f"workdir {self.path} holds another run: {'; '.join(changes)}: choose another --workdir")
+
+    def note_start(self, step: int, processes: int) -> None:
+        """Appends a line to starts.jsonl."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self.starts_log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "processes": processes, "time": now}) + "\n")
+
+    def starts(self) -> int:
+        """How often the run was started."""
+        return len(self.starts_log.read_text(encoding="utf-8").splitlines()) if self.starts_log.exists() else 0
 
     def read_config(self) -> ml_collections.ConfigDict:
         """The run's config, read as data. Raises UserError where there is none."""
