@@ -12,6 +12,7 @@ import os
 import posixpath
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def stage(url: str, folder: Path | None = None, say: Callable[[str], object] = _
     entries = location.entries()
     if not any(entry.key in SPLIT_FILES for entry in entries):
         raise UserError(f"{location.url} has no {', '.join(SPLIT_FILES)}: name the folder of a data set's splits")
-    target = LocalFolder(folder or cache_folder(location))
+    target = LocalFolder(folder or cache_folder(location, "datasets"))
     with exclusive(target.folder, say):
         manifest = _Manifest(target)
         missing = [entry for entry in entries if not manifest.vouches(entry)]
@@ -64,11 +65,17 @@ def stage(url: str, folder: Path | None = None, say: Callable[[str], object] = _
     return target.folder
 
 
-def cache_folder(location: Location) -> Path:
-    """Where a data set is staged by default: below $SYNTHJAX_CACHE or ~/.cache/synthjax, named after its URL."""
+@cache
+def local_root(root: str) -> Path:
+    """``stage`` for the readers of one process: the clouds are asked once."""
+    return stage(root)
+
+
+def cache_folder(location: Location, kind: str) -> Path:
+    """Where what lies in a cloud is kept here: below $SYNTHJAX_CACHE or ~/.cache/synthjax, named after its URL."""
     base = Path(os.environ.get(CACHE) or DEFAULT_CACHE).expanduser()
     name = location.url.rpartition("/")[2]
-    return base / "datasets" / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
+    return base / kind / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
 
 
 def _has_size(target: LocalFolder, entry: Entry) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipeline import cli
@@ -27,6 +28,8 @@ BEST_BY = "val/loss"
 
 # Orbax logs a page of tracebacks for a failure that it also raises, and that we tell in a line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL)
+# Warns of every bucket whose kind it may not ask for.
+logging.getLogger("gcsfs").setLevel(logging.ERROR)
 
 
 def _ignore_late_writes(tell: Callable[[Any], object]) -> Callable[[Any], None]:
@@ -55,13 +58,14 @@ def _trees(state: TrainState) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints under one folder: written in the background, the latest ``keep`` and the best kept.
+    """The checkpoints under one folder or gs:// URL: written in the background, the latest ``keep`` and the best kept.
 
     Use as a context manager; ``wait`` before leaving it tells whether the last write succeeded.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 1, read_only: bool = False) -> None:
-        self._directory = Path(directory).absolute()
+        self._remote = "://" in str(directory)
+        self._directory = epath.Path(directory) if self._remote else epath.Path(directory).absolute()
         if read_only and not self._directory.is_dir():
             raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
         self._keep = keep
@@ -94,7 +98,8 @@ class Checkpoints:
     def _sweep(self) -> None:
         """Removes what failed writes left: it would keep a full disk full. Their threads may outlive their failure."""
         for step in self._failed:
-            shutil.rmtree(self._directory / f"{step}.orbax-checkpoint-tmp", ignore_errors=True)
+            with suppress(OSError):
+                (self._directory / f"{step}.orbax-checkpoint-tmp").rmtree(missing_ok=True)
 
     @property
     def steps(self) -> list[int]:
@@ -154,6 +159,8 @@ class Checkpoints:
 
     def _check_space(self, step: int, state: TrainState) -> None:
         """Orbax writes until the disk is full, and leaves it so: better not to begin."""
+        if self._remote:
+            return
         needed = sum(array.nbytes for array in jax.tree.leaves(_trees(state)))
         free = shutil.disk_usage(self._directory).free
         if free < needed:

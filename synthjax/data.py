@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.shards import ShardReader
+from data_pipeline.staging import local_root
 from synthjax.coupling import couple, group_rows
 
 HostBatch = dict[str, np.ndarray]
@@ -37,12 +38,12 @@ ORPHAN_CHECK_SECONDS = 1.0
 
 
 def open_split(root: str | Path, split: str, spec: ParamSpec, *, allow_external: bool = False) -> ShardReader:
-    """The reader of ROOT/SPLIT.h5, checked against the spec's width.
+    """The reader of ROOT/SPLIT.h5, checked against the spec's width; ROOT may be a URL, see ``staging``.
 
     Raises:
       UserError: for a missing, broken or moved split, or one whose rows do not fit the spec.
     """
-    path = Path(root) / f"{split}.h5"
+    path = local_root(str(root)) / f"{split}.h5"
     if not path.is_file():
         raise UserError(
             f"no {split}.h5 under {root}: set --config.data.root to a data set, "

@@ -26,6 +26,7 @@ from data_pipeline.hdf5_files import HDF5_ERRORS
 from data_pipeline.param_spec import Categorical, NoteDuration, ParamSpec
 from data_pipeline.progress import progress_bar
 from data_pipeline.shards import AUDIO, PARAM_ARRAY, ShardReader
+from data_pipeline.storage_urls import is_url
 from synthjax import compilation_cache, distributed, model_flags, renderer_flags
 from synthjax.data import EvalBatches, open_split, prefetch
 from synthjax.evaluation_sounds import Evaluated, evaluate_sounds
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> int:
     f = flags.FLAGS
     if f.dataset and not f.render:
         raise cli.UserError("--dataset has sounds without parameters, which only --render can measure")
+    if is_url(f.workdir) and not f.output:
+        raise cli.UserError("the run lies in a cloud: say where to write with --output=FOLDER")
     with distributed.joined():
         compilation_cache.enable()
         model = model_flags.load_model()

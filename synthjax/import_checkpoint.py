@@ -61,7 +61,7 @@ def import_checkpoint(path: Path, config: ml_collections.ConfigDict, workdir: Wo
       UserError: if the file cannot be read, is another model's, or does not fit the config or the data; if the
         workdir holds a run; naming what is wrong.
     """
-    if workdir.config.exists() or workdir.checkpoints.exists():
+    if workdir.config.exists() or Path(workdir.checkpoints).exists():
         raise UserError(f"workdir {workdir.path} holds a run, or a part of one: choose another --workdir")
     check_config(config)
     checkpoint = read_checkpoint(path)

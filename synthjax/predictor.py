@@ -26,10 +26,10 @@ from data_pipeline.measure_pairs import measure_pairs
 from data_pipeline.mel import mel_spectrogram
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
+from synthjax import cloud_runs
 from synthjax.candidates import medoid, score, spread
 from synthjax.data import PREDICT_NOISE, draw_noise
 from synthjax.inference import TrainedModel
-from synthjax.workdir import Workdir
 
 BY_SOUND, BY_MEDOID, ONLY = "nearest in sound", "medoid of the candidates", "only candidate"
 REFINED = "refined by sound"
@@ -94,9 +94,8 @@ class Predictor:
         guidance: float | None = None,
     ) -> Predictor:
         """The model of a training run; the sampler's settings default to the run's. Raises UserError."""
-        model = TrainedModel.load(
-            Workdir(workdir), checkpoint=checkpoint, solver=solver, steps=steps, guidance=guidance
-        )
+        with cloud_runs.reading(workdir) as run:
+            model = TrainedModel.load(run, checkpoint=checkpoint, solver=solver, steps=steps, guidance=guidance)
         return cls(model, renderer)
 
     def predict(

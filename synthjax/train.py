@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from data_pipeline import cli, config_flag
 from data_pipeline.stats import MelStats
-from synthjax import compilation_cache, distributed, sharding
+from synthjax import cloud_runs, compilation_cache, distributed, sharding
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, from_model_scale, prefetch
@@ -56,8 +56,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: config values are set as --config.KEY=VALUE")
     config = config_flag.read()
-    workdir = Workdir(flags.FLAGS.workdir)
-    with distributed.joined():
+    with distributed.joined(), cloud_runs.training(flags.FLAGS.workdir) as workdir:
         compilation_cache.enable()
         return train(config, workdir)
 
@@ -302,6 +301,6 @@ def _due(step: int, every: int) -> bool:
 
 if __name__ == "__main__":
     config_flag.define()
-    flags.DEFINE_string("workdir", None, "Folder of the run: config, logs, checkpoints. Made if missing.")
+    flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of the run: config, logs, checkpoints.")
     flags.mark_flag_as_required("workdir")
     cli.run(main)

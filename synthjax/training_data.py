@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any, Protocol
 
 import ml_collections
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import AUDIO, PARAM_ARRAY, ShardReader
+from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 from synthjax.data import TrainBatches, open_split
 from synthjax.held_out import HeldOut, HeldOutShards
@@ -52,14 +52,14 @@ class ShardTrainingData:
         self._config = config
         self.spec: ParamSpec = load_spec(config.data.spec)
         self._reader = open_split(config.data.root, "train", self.spec, allow_external=config.data.allow_external)
-        self.stats: MelStats | None = load_stats(Path(config.data.root) / STATS_FILE)
+        self.stats: MelStats | None = load_stats(local_root(config.data.root) / STATS_FILE)
         self.task = SpectrogramTask(self.spec, self.stats.mean.shape, config.data.min_std_db)
         self.identity = dataset_identity(self._reader, self.spec, self.stats)
         self._val = self._open_val()
 
     def _open_val(self) -> ShardReader | None:
         data = self._config.data
-        if not self._config.train.eval_every or not (Path(data.root) / "val.h5").exists():
+        if not self._config.train.eval_every or not (local_root(data.root) / "val.h5").exists():
             return None
         return open_split(data.root, "val", self.spec, allow_external=data.allow_external)
 

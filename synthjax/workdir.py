@@ -22,6 +22,7 @@ import ml_collections
 from data_pipeline.atomic import atomic_path, make_folder
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec, spec_text
+from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 
 # Keys of the config that decide the arrays of the state or the order of the data. A run cannot change them; all
@@ -40,9 +41,13 @@ FIXED_KEYS = (
 
 
 class Workdir:
-    """Paths and files of one run. The constructor touches nothing."""
+    """Paths and files of one run. The constructor touches nothing.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+      checkpoints: where they lie, if not in the folder itself.
+    """
+
+    def __init__(self, path: str | Path, checkpoints: str | None = None) -> None:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.spec = self.path / "spec.json"
@@ -50,7 +55,7 @@ class Workdir:
         self.dataset = self.path / "dataset.json"
         self.metrics = self.path / "metrics.jsonl"
         self.starts_log = self.path / "starts.jsonl"
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = checkpoints or str(self.path / "checkpoints")
         self.tensorboard = self.path / "tensorboard"
 
     def prepare(self, config: ml_collections.ConfigDict, dataset: dict[str, Any], *, write: bool = True) -> None:
@@ -74,7 +79,7 @@ class Workdir:
             if shards:
                 _write(self.spec, spec_text(config.data.spec))
                 with atomic_path(self.stats) as stats:
-                    shutil.copyfile(Path(config.data.root) / STATS_FILE, stats)
+                    shutil.copyfile(local_root(config.data.root) / STATS_FILE, stats)
             _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
         # Written last: a folder with a config is a run.
         saved = config.copy_and_resolve_references()
