@@ -153,7 +153,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     mesh.model = 1
     # Groups of devices that only a slower network joins: slices of a TPU pod, or else processes. They split the batch.
     mesh.slices = 1
-    # Split parameters and optimizer state over the data axis too, where one device cannot hold them.
+    # Split parameters, their average and the optimizer's state over the data axis too, between steps.
     mesh.fsdp = False
 
     # Steps to write a trace of for TensorBoard's Profile tab (pip install xprof), such as "100:110".

@@ -33,7 +33,8 @@ def jit_sampler(trainer: Trainer, mesh: Mesh, sampling: Sampling) -> jax.stages.
 
     def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
         inputs = trainer.task.inputs(batch, stats)
-        return trainer.method.rows(trainer.model(params), inputs, batch["x0"], sampling)
+        model = trainer.model(trainer.gathered(params, mesh))
+        return trainer.method.rows(model, inputs, batch["x0"], sampling)
 
     return jax.jit(sample, in_shardings=(params, split, whole), out_shardings=whole)
 

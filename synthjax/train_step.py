@@ -81,6 +81,13 @@ class Trainer:
         """The model holding ``params``."""
         return nnx.merge(self.graph, params)
 
+    def gathered(self, params: Any, mesh: Mesh) -> Any:
+        """``params`` as they are computed with: what FSDP splits is brought together, once for a whole program.
+
+        XLA would rather move the activations, a hundred times as much.
+        """
+        return jax.lax.with_sharding_constraint(params, sharding.parameter_shardings(self.abstract, mesh, fsdp=False))
+
     def parameter_count(self) -> int:
         """Scalars that are trained."""
         parameters, _ = nnx.split_state(self.abstract, nnx.Param, ...)
@@ -136,7 +143,7 @@ class Trainer:
         """((loss, (metrics, running statistics)), gradients) of a batch, in ``train.accumulate`` parts of its rows."""
 
         def loss_fn(params: Any, rows: tuple[Examples, Any]) -> tuple[Array, tuple[Metrics, Any]]:
-            model = self.model(params)
+            model = self.model(params if mesh is None else self.gathered(params, mesh))
             model.train()
             total, metrics = self.method.loss(model, *rows, state.step)
             return total, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))

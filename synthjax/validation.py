@@ -59,7 +59,7 @@ class Validator:
 
     def __init__(self, trainer: Trainer, mesh: Mesh, held_out: HeldOut) -> None:
         config = trainer.config
-        self._trainer, self._held_out = trainer, held_out
+        self._trainer, self._mesh, self._held_out = trainer, mesh, held_out
         self._sampled_rows = min(config.validation.sampled_rows, held_out.rows)
         sampling = Sampling(config.validation.guidance, config.validation.solver, config.validation.solver_steps)
         self._sampler = jit_sampler(trainer, mesh, sampling)
@@ -71,6 +71,7 @@ class Validator:
     def _loss_sums(self, params: Any, batch: Batch, stats: Any) -> jax.Array:
         """Every loss, summed over the valid rows."""
         examples = Examples(self._trainer.task.inputs(batch, stats), batch["x0"], batch["x1"])
+        params = self._trainer.gathered(params, self._mesh)
         errors = self._trainer.method.errors(partial(self._trainer.model, params), examples)
         return (errors * batch["valid"]).sum(axis=1)
 

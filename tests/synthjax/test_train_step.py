@@ -16,8 +16,10 @@ from jax.sharding import AxisType, Mesh
 from configs import important
 from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MIN_STD_DB, MelStats
+from scripts.compile_memory import network_bytes
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
+from synthjax.models.attention import as_on_accelerators
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from tests.helpers import TINY
@@ -133,6 +135,23 @@ def test_fsdp_splits_parameters_and_moments_over_the_data_axis() -> None:
     assert moments
     assert all(leaf.sharding.is_equivalent_to(kernel.sharding, 3) for leaf in moments)
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
+
+
+def test_fsdp_moves_weights_and_no_activations() -> None:
+    """Weights to every device and gradients from it, once a step, whatever the batch."""
+    bench = make_bench("fsdp")
+    state = abstract_state(bench.trainer, bench.shardings)
+    traffic = []
+    for rows in (8, 64):
+        batch = {name: np.repeat(array, rows // 8, axis=0) for name, array in host_batch(0).items()}
+        placed = sharding.place(batch, sharding.batch_sharding(bench.mesh))
+        with as_on_accelerators():  # The CPU's attention gathers what its loop runs over.
+            step = jit_train_step(bench.trainer, bench.mesh, bench.shardings)
+            lowered = step.lower(state, placed, bench.stats)
+        traffic.append(network_bytes(lowered.compile().as_text()))
+    weights = 4 * bench.trainer.parameter_count()
+    assert traffic[1] < 4 * weights
+    assert traffic[1] - traffic[0] < 0.1 * weights
 
 
 @pytest.mark.parametrize(("written", "read"), [("one", "both"), ("both", "data"), ("fsdp", "one"), ("data", "model")])
