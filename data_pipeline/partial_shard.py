@@ -61,6 +61,7 @@ class PartialShard:
         self._identity = identity
         self._synth: tuple[str, str] | None = None
         self._places: dict[int, _Place] = {}
+        self._appending = False  # Remains where a signal ends ``commit``, whose rows may be on the disk by then.
         self._log = RecordLog(log_path(path))
         try:
             self._recover()
@@ -116,8 +117,10 @@ class PartialShard:
             if self._log.empty:
                 self._log.append(json.dumps(self._identity).encode())
             text = json.dumps(line).encode() + b"\n"
+            self._appending = True
             offset = self._log.append(text + body)
         except OSError as error:
+            self._appending = False
             raise UserError(
                 f"cannot write {self._log.path}: {error.strerror}; {len(self._places)} of its {len(self.indices)} "
                 "rows are safe, and the same command goes on from there"
@@ -139,7 +142,7 @@ class PartialShard:
 
     def close(self) -> None:
         """Lets go of the log. One without a row is removed."""
-        if not self._places:
+        if not self._places and not self._appending:
             self._log.remove()
         self._log.close()
 

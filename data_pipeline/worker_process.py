@@ -78,7 +78,7 @@ class WorkerProcess(Generic[BatchT]):
     def exit_text(self) -> str:
         """How it ended, such as ``killed by signal 11``, once its pipe is closed."""
         try:
-            code = self._process.wait(timeout=5)
+            code = self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             return "closed its pipe"
         return f"killed by signal {-code}" if code < 0 else f"exited with code {code}"

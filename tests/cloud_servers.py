@@ -12,10 +12,9 @@ import os
 import socket
 import socketserver
 import threading
-import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -294,11 +293,3 @@ def refusing_server(status: int = 403) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Returns when a condition holds. Fails the test if that takes unreasonably long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

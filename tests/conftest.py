@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from data_pipeline.shards import ShardReader
 from data_pipeline.splits import write_splits
@@ -17,12 +19,32 @@ from tests.helpers import REPOSITORY, make_rows, write
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What a shell has set for other work would change where commands run here, and what they read.
+for name in [*os.environ]:
+    if name.startswith("JAX_") and name not in ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS"):
+        del os.environ[name]
+for name in ("RAY_ADDRESS", "HDF5_VDS_PREFIX", "HDF5_EXT_PREFIX"):
+    os.environ.pop(name, None)
+
 # Most time of these tests goes into compiling small programs, the same ones in many processes: keep them between
 # processes, and do not optimise code that runs for milliseconds. What a test says about compilation counts traces,
 # which neither changes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+# A busy machine takes its time over an example, and what one run finds, every run finds.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surge_xt_plugin() -> Iterator[str]:
+    """The Surge XT that SURGE_XT_PLUGIN names, "" if none: for tests that ask for it, no others find any."""
+    plugin = os.environ.get("SURGE_XT_PLUGIN", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SURGE_XT_PLUGIN", "/nowhere")
+        yield plugin
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from data_pipeline.param_spec import load_spec
@@ -76,10 +80,45 @@ def run_cli(
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
     )
     assert "Traceback" not in result.stderr
     return result
+
+
+@contextmanager
+def started(command: Sequence[object], stderr: Path, **options: Any) -> Iterator[subprocess.Popen]:
+    """A Python command under way, which writes to a file, as it would stand still at a full pipe; killed in the end."""
+    with stderr.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            **{"cwd": REPOSITORY, "stdout": subprocess.DEVNULL, "stderr": file, **options},
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        print(stderr.read_text(), file=sys.stderr)  # Shown where a test fails.
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 300.0) -> None:
+    """Waits for what a process is to bring about, if one is given; fails once it has ended without."""
+    end = time.monotonic() + seconds
+    while True:
+        ended = process is not None and process.poll() is not None  # Before the condition, which its end may fulfil.
+        if condition():
+            return
+        assert not ended, "the process has ended"
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it has not ended: what is left of an orphan stays where process 1 does not ask for it."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def assert_usage_error(result: subprocess.CompletedProcess, *words: str) -> None:

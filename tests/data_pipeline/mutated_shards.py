@@ -26,7 +26,7 @@ from data_pipeline.virtual_sources import missing_sources
 
 MEMORY_BYTES = 3 << 30
 # Of processor time, which a busy machine does not stretch; whole files take a hundredth of a second.
-SECONDS_PER_MUTANT = 3.0
+SECONDS_PER_MUTANT = 10.0
 # Sizes, offsets and counts are little-endian integers: these are false in all the ways that matter.
 ODD_NUMBERS = [0, 1, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1]
 

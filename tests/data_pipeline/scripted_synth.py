@@ -3,7 +3,7 @@
 ``settings.preset`` is the path of a JSON script. Its faults strike by patch (``level`` at or under a threshold), so
 that what happens does not depend on which worker renders it; ``once`` restricts a fault to the first time in the run.
 ``waits_after`` makes every worker stand still after so many renders until ``go_on`` is called, for tests that strike in
-the middle of a run.
+the middle of a run; ``waiting`` tells how many do.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ class ScriptedSynth:
             return np.zeros((2, SAMPLES), np.float32)
         if "grows" in self._script:
             self._hoard = [*getattr(self, "_hoard", []), np.ones(self._script["grows"], np.uint8)]
-        while self._renders > self._script.get("waits_after", np.inf) and not _go_file(self._path).exists():
-            time.sleep(0.02)
+        if self._renders > self._script.get("waits_after", np.inf):
+            self._path.with_name(f"waits.{os.getpid()}").touch()
+            while not _go_file(self._path).exists():
+                time.sleep(0.02)
         return sine(values)
 
     def verify(self) -> None:
@@ -102,6 +104,11 @@ class ScriptedSynth:
 
 def _go_file(script: Path) -> Path:
     return script.with_name("go")
+
+
+def waiting(script: Path) -> int:
+    """How many workers of a script with ``waits_after`` have come to stand still."""
+    return len(list(script.parent.glob("waits.*")))
 
 
 def go_on(script: Path) -> None:

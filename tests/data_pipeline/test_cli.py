@@ -27,6 +27,6 @@ cli.run(main)
 )
 def test_a_command_ends_although_a_thread_never_does(end: str, code: int, told: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", WITH_A_THREAD.format(end=end)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", WITH_A_THREAD.format(end=end)], capture_output=True, text=True, timeout=300
     )
     assert (result.returncode, result.stdout, result.stderr) == (code, "written before the end\n", told)

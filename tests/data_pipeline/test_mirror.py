@@ -14,7 +14,8 @@ from data_pipeline.cli import UserError
 from data_pipeline.mirror import Mirror
 from data_pipeline.storage_urls import open_cloud
 from tests import cloud_servers
-from tests.cloud_servers import Cloud, Proxy, wait_until
+from tests.cloud_servers import Cloud, Proxy
+from tests.helpers import wait_until
 
 cloud = cloud_servers.cloud
 hasty = cloud_servers.hasty

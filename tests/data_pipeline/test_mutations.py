@@ -198,7 +198,7 @@ def outcomes_of(folder: Path, count: int) -> tuple[dict[int, str], list[int]]:
 BARE_READER = """
 import resource, sys
 import h5py, hdf5plugin
-resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 def attempt(ask):
     try:
         return ask()

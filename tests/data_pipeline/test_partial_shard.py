@@ -224,6 +224,21 @@ def test_log_without_a_row_is_not_left_behind(path: Path, encoded: list[EncodedR
     assert log_path(path).exists()
 
 
+def test_log_of_a_first_batch_that_a_signal_meets_on_its_way_to_the_disk_is_kept(
+    path: Path, encoded: list[EncodedRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with PartialShard(path, identity()) as shard, monkeypatch.context() as patched:
+        calls = iter([os.fsync, interrupt])  # For the log's first record, and for the batch.
+        patched.setattr(os, "fsync", lambda descriptor: next(calls)(descriptor))
+        with pytest.raises(KeyboardInterrupt):
+            shard.commit(batch(encoded[:2]), *SYNTH)
+    with PartialShard(path, identity()) as shard:
+        assert shard.missing == [22, 23]
+
+
 def test_incomplete_shard_cannot_be_finished(path: Path, encoded: list[EncodedRow]) -> None:
     with PartialShard(path, identity()) as shard:
         shard.commit(batch(encoded[1:]), *SYNTH)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +21,35 @@ from data_pipeline.row_renderer import Batch, RenderSettings
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.worker_pool import Supervision
 from tests.data_pipeline.scripted_synth import SPEC
-from tests.helpers import REPOSITORY, assert_usage_error, run_cli
+from tests.helpers import REPOSITORY, run_cli, started
 
 SETTINGS = RenderSettings(SynthSettings("none", load_spec("subtractive")), 0, -55.0, 1.0, 10)
 MODULE = "data_pipeline.ray_executor"
 
 
-def render(folder: Path, name: str, script: dict[str, Any], *flags: str) -> Any:
-    """Two shards of six rows in ``folder/name``; Ray sees two cores and keeps its files in the folder."""
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """Where a cluster of two cores is. Ray gives one half a minute to start, too little where the machine is busy."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+    command = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0", "--num-cpus=2"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    with ExitStack() as stack:
+        for _ in range(4):
+            # Not in pytest's folder: the paths of sockets must be short.
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)))
+            options = ["--include-dashboard=false", f"--temp-dir={folder}"]
+            start = started([*command, *options], folder / "stderr", env=os.environ | environment)
+            process = stack.enter_context(start)
+            found = folder / "ray_current_cluster"
+            while process.poll() is None and not (found.exists() and found.read_text()):
+                time.sleep(0.1)
+            if process.poll() is None:
+                break
+        yield found.read_text()
+
+
+def render(folder: Path, name: str, script: dict[str, Any], *flags: str, **environment: str) -> Any:
+    """Two shards of six rows in ``folder/name``."""
     (folder / "spec.json").write_text(json.dumps(SPEC))
     scripts = folder / f"script_{name}"
     scripts.mkdir()
@@ -41,7 +67,7 @@ def render(folder: Path, name: str, script: dict[str, Any], *flags: str) -> Any:
         "--config.batch_rows=3",
         *flags,
         cwd=REPOSITORY,
-        RAY_USAGE_STATS_ENABLED="0",
+        **environment,
     )
 
 
@@ -50,11 +76,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_ray_renders_the_same_bytes_in_spite_of_a_crash(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+def test_ray_renders_the_same_bytes_in_spite_of_a_crash(ray_address: str, tmp_path: Path) -> None:
     local = render(tmp_path, "local", {})
     assert local.returncode == 0, local.stderr
-    ray = render(tmp_path, "ray", {"crash": 0.5, "once": ["crash"]}, "--executor=ray")
+    ray = render(tmp_path, "ray", {"crash": 0.5, "once": ["crash"]}, "--executor=ray", RAY_ADDRESS=ray_address)
     assert ray.returncode == 0, ray.stderr
     assert "workers restarted: 1" in ray.stderr
     assert (tmp_path / "script_ray" / "crash.happened").exists()
@@ -62,10 +87,12 @@ def test_ray_renders_the_same_bytes_in_spite_of_a_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_synthesizer_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
-    result = render(tmp_path, "ray", {}, "--executor=ray", "--config.synth=moog")
-    assert_usage_error(result, "no synthesizer is called 'moog'")
+def test_synthesizer_that_cannot_be_opened_is_one_line(ray_address: str, tmp_path: Path) -> None:
+    result = render(tmp_path, "ray", {}, "--executor=ray", "--config.synth=moog", RAY_ADDRESS=ray_address)
+    assert result.returncode == 2, result.stderr
+    # Ray may have warnings of its own.
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "no synthesizer is called 'moog'" in line
 
 
 def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

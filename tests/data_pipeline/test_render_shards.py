@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import pytest
 
 from data_pipeline.param_spec import load_spec
 from data_pipeline.partial_shard import log_path
-from data_pipeline.record_log import _HEADER, RecordLog
+from data_pipeline.record_log import RecordLog
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
-from tests.data_pipeline.scripted_synth import SPEC, go_on, sine
-from tests.helpers import REPOSITORY, all_rows, assert_usage_error, run_cli
+from tests.data_pipeline.scripted_synth import SPEC, go_on, sine, waiting
+from tests.helpers import REPOSITORY, all_rows, assert_usage_error, is_alive, run_cli, started, wait_until
 
 
 @pytest.fixture
@@ -138,10 +139,11 @@ def test_single_fault_costs_a_worker_and_no_row(folder: Path, fault: str) -> Non
 
 
 def test_hanging_worker_is_replaced(folder: Path) -> None:
-    result = render(folder, {"hang": 0.5, "once": ["hang"]}, config__render_seconds=2)
+    result = render(folder, {"hang": 0.5, "once": ["hang"]}, config__render_seconds=10)
     assert result.returncode == 0, result.stderr
     check_rows(folder)
-    assert "workers restarted: 1 " in result.stderr
+    # One that is kept from its work for as long by a busy machine is replaced too.
+    assert re.search(r"workers restarted: [1-9]\d* hang$", result.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize("fault", ["crash", pytest.param("drift", marks=pytest.mark.slow)])
@@ -201,36 +203,13 @@ def test_spec_without_sound_stops_the_run(folder: Path) -> None:
     assert_usage_error(render(folder, {"dies_silently_after": 0}), "no patch was accepted for sample", "300 quiet")
 
 
-def start(folder: Path, script: dict[str, Any], **flags: Any) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "data_pipeline.render_shards", *arguments(folder, script, **flags)],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def wait_until(condition: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def whole_records(path: Path) -> int:
-    """How many records of a log, which may be growing, are there to their last byte."""
-    with path.open("rb") as file:
-        count, size = 0, path.stat().st_size
-        while len(header := file.read(_HEADER.size)) == _HEADER.size:
-            end = file.seek(_HEADER.unpack(header)[2], os.SEEK_CUR)
-            count += end <= size
-        return count
-
-
-def committed(folder: Path) -> bool:
-    """Whether a batch is in a log, behind its first record: a kill in the middle of one leaves nothing of it."""
-    return any(whole_records(path) > 1 for path in (folder / "out").glob("*.partial"))
+@contextmanager
+def begun(folder: Path, waits_after: int, workers: int = 2, **flags: Any) -> Iterator[subprocess.Popen]:
+    """A run whose workers all stand still, each in its second batch, which it is given when its first is committed."""
+    command = arguments(folder, {"waits_after": waits_after}, workers=workers, **flags)
+    with started(["-m", "data_pipeline.render_shards", *command], folder / "stderr") as process:
+        wait_until(lambda: waiting(folder / "script.json") == workers, process)
+        yield process
 
 
 @pytest.mark.parametrize(
@@ -242,15 +221,14 @@ def test_stopped_run_goes_on_and_ends_in_the_same_bytes(folder: Path, signal_num
     whole = contents(folder)
     for path in (folder / "out").iterdir():
         path.unlink()
-    process = start(folder, {"waits_after": 3}, config__batch_rows=2)
-    wait_until(lambda: committed(folder))
-    workers = psutil.Process(process.pid).children()
-    process.send_signal(signal_number)
-    _, stderr = process.communicate(timeout=30)
+    with begun(folder, waits_after=3, config__batch_rows=2) as process:
+        workers = psutil.Process(process.pid).children()
+        process.send_signal(signal_number)
+        process.wait(timeout=300)
     if signal_number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "of 12 rows are safe" in stderr
-    wait_until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+        assert "of 12 rows are safe" in (folder / "stderr").read_text()
+    wait_until(lambda: not any(map(is_alive, workers)))
     assert log_path(folder / "out" / "shard-0.h5").exists()
     result = render(folder)
     assert result.returncode == 0, result.stderr
@@ -258,13 +236,11 @@ def test_stopped_run_goes_on_and_ends_in_the_same_bytes(folder: Path, signal_num
 
 
 def test_killed_worker_is_replaced(folder: Path) -> None:
-    process = start(folder, {"waits_after": 4})
-    wait_until(lambda: committed(folder))
-    psutil.Process(process.pid).children()[0].kill()
-    go_on(folder / "script.json")
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
-    assert "workers restarted: 1 " in stderr
+    with begun(folder, waits_after=4) as process:
+        psutil.Process(process.pid).children()[0].kill()
+        go_on(folder / "script.json")
+        assert process.wait(timeout=300) == 0
+    assert "workers restarted: 1 " in (folder / "stderr").read_text()
     check_rows(folder)
 
 
@@ -281,10 +257,10 @@ def test_two_runs_on_one_shard(folder: Path) -> None:
 def test_full_disk_stops_with_all_committed_rows_intact(folder: Path) -> None:
     """A limit on file size stands for the full disk: writing fails half-way through a batch."""
     limited = f"ulimit -f 1200; exec {sys.executable} -m data_pipeline.render_shards " + " ".join(arguments(folder))
-    result = subprocess.run(["bash", "-c", limited], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(["bash", "-c", limited], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2, result.stderr
-    assert "rows are safe" in result.stderr.splitlines()[-1]
-    assert committed(folder)
+    assert "; 3 of its 6 rows are safe" in result.stderr.splitlines()[-1]
+    assert list((folder / "out").glob("*.partial"))
     assert render(folder).returncode == 0
     check_rows(folder)
 
@@ -310,18 +286,14 @@ def test_other_settings_are_refused(folder: Path, flags: dict[str, Any], word: s
     """For finished shards, and for shards under way."""
     assert render(folder, shards="0").returncode == 0
     assert_usage_error(render(folder, shards="0", **flags), "shard-0.h5", word)
-    process = start(folder, {"waits_after": 4}, shards="2", workers=1)
-    wait_until(lambda: committed(folder))
-    process.kill()
-    process.communicate()
+    with begun(folder, waits_after=4, workers=1, shards="2"):
+        pass
     assert_usage_error(render(folder, shards="2", **flags), "shard-2.h5.partial", word)
 
 
 def test_other_synthesizer_version_is_refused(folder: Path) -> None:
-    process = start(folder, {"waits_after": 4}, shards="0", workers=1)
-    wait_until(lambda: committed(folder))
-    process.kill()
-    process.communicate()
+    with begun(folder, waits_after=4, workers=1, shards="0"):
+        pass
     assert_usage_error(render(folder, {"version": "1.1"}, shards="0"), "has rows of scripted 1.0, this is scripted 1.1")
 
 

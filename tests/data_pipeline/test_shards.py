@@ -137,7 +137,9 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 assert reader._opened is opened
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == 0, result.stderr
 
 

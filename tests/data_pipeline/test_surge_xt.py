@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -215,12 +214,11 @@ def test_a_file_that_is_no_plugin_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real() -> tuple[Any, bytes]:
+def real(surge_xt_plugin: str) -> tuple[Any, bytes]:
     """The plugin, and its state when new."""
-    path = os.environ.get("SURGE_XT_PLUGIN", "")
-    if not path:
+    if not surge_xt_plugin:
         pytest.skip("needs Surge XT: its .vst3 in SURGE_XT_PLUGIN")
-    plugin = load_plugin(path)
+    plugin = load_plugin(surge_xt_plugin)
     return plugin, plugin.preset_data
 
 

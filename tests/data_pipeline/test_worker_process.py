@@ -37,7 +37,7 @@ def test_leaving_the_pool_ends_its_processes(tmp_path: Path) -> None:
         outcome = next(iter(pool.run([Batch((0,)), Batch((1,)), Batch((2,))])))
         assert (outcome.synth_name, outcome.synth_version, outcome.restarts) == ("scripted", "1.0", ())
         assert len(set(psutil.Process().children()) - before) == 2
-    assert set(psutil.Process().children()) == before
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.parametrize("written", [b"", struct.pack("!i", 100)[:2], struct.pack("!i", 100) + b"half of it"])

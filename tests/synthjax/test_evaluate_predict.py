@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -171,17 +170,20 @@ def test_predict_writes_a_preset_that_holds_the_prediction(trained: Path, tmp_pa
     assert differences(read_preset(tmp_path / "s.vstpreset"), values, SPEC) == []
 
 
-def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(trained: Path, tmp_path: Path) -> None:
-    if not os.environ.get("SURGE_XT_PLUGIN"):
+def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(
+    trained: Path, tmp_path: Path, surge_xt_plugin: str
+) -> None:
+    if not surge_xt_plugin:
         pytest.skip("needs Surge XT: its .vst3 in SURGE_XT_PLUGIN")
     tone = 0.3 * np.sign(np.sin(2 * np.pi * 220 * np.arange(3 * 44100) / 44100))
     soundfile.write(tmp_path / "tone.wav", tone, 44100)
-    result = predict(trained, tmp_path / "tone.wav", "--candidates=6", f"--output={tmp_path / 'out'}")
+    flags = ["--candidates=6", f"--plugin={surge_xt_plugin}", f"--output={tmp_path / 'out'}"]
+    result = predict(trained, tmp_path / "tone.wav", *flags)
     assert result.returncode == 0, result.stderr
     prediction = json.loads((tmp_path / "out" / "tone.json").read_text(encoding="utf-8"))
     assert prediction["chosen"] == "nearest in sound"
     values = SPEC.decode(prediction["candidates"][0]["row"])
-    plugin = load_plugin(os.environ["SURGE_XT_PLUGIN"])
+    plugin = load_plugin(surge_xt_plugin)
     load_preset(plugin, (tmp_path / "out" / "tone.vstpreset").read_bytes())
     heard = play_note(plugin, values)
     assert differences(read_preset(plugin.preset_data), values, SPEC) == []

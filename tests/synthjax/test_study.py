@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from synthjax import study as study_module
 from synthjax.study import StudyRun, execute, finished, load_study, plan, read_metrics
 from synthjax.study import commands as commands_of
 from synthjax.study_table import Finished, collect, draw, markdown, write_tables
-from tests.helpers import REPOSITORY, assert_usage_error, run_cli
+from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, wait_until
 
 CONFIG = REPOSITORY / "configs" / "studies" / "k_osc.py"
 
@@ -156,20 +155,15 @@ def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
     script.write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: (time.sleep(1), sys.exit(7)))\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
+        "print('ready', file=sys.stderr, flush=True)\n"
+        "time.sleep(300)\n"
     )
     program = f"import sys; from data_pipeline.commands import run_command; sys.exit(run_command({str(script)!r}, []))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    while "ready" not in process.stdout.readline():
-        pass
-    import os
-
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=60) == 7
+    stderr = tmp_path / "stderr"
+    with started(["-c", program], stderr, start_new_session=True) as process:
+        wait_until(lambda: "ready" in stderr.read_text(), process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=300) == 7
 
 
 def test_the_handler_of_before_is_put_back(tmp_path: Path) -> None:

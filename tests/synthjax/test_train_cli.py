@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,17 @@ import psutil
 import pytest
 
 from synthjax.checkpoints import Checkpoints
-from tests.helpers import REPOSITORY, assert_usage_error, make_rows, run_cli, tiny_flags, write
+from tests.helpers import (
+    REPOSITORY,
+    assert_usage_error,
+    is_alive,
+    make_rows,
+    run_cli,
+    started,
+    tiny_flags,
+    wait_until,
+    write,
+)
 
 STEPS = 12
 
@@ -26,22 +36,14 @@ def train(root: Path, workdir: Path, **changes: Any) -> subprocess.CompletedProc
     return run_cli("synthjax.train", *tiny_flags(root, workdir, **changes), cwd=REPOSITORY)
 
 
-def start(root: Path, workdir: Path, **changes: Any) -> subprocess.Popen:
-    command = [sys.executable, "-m", "synthjax.train", *tiny_flags(root, workdir, **changes)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+def start(root: Path, workdir: Path, **changes: Any) -> AbstractContextManager[subprocess.Popen]:
+    """A run under way, with stderr in a file beside its workdir; leaving kills it."""
+    return started(["-m", "synthjax.train", *tiny_flags(root, workdir, **changes)], workdir.with_name("stderr"))
 
 
 def lines(workdir: Path) -> list[str]:
     path = workdir / "metrics.jsonl"
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def wait_for(condition: Any, process: subprocess.Popen, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the run did not get there in time"
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +85,8 @@ def test_images_and_timings_are_in_tensorboard(finished: Path) -> None:
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_killed_run_goes_on_to_the_same_figures(finished: Path, tiny_root: Path, tmp_path: Path, seed: int) -> None:
     workdir, enough = tmp_path / "run", random.Random(seed).randrange(1, STEPS)
-    process = start(tiny_root, workdir)
-    wait_for(lambda: len(lines(workdir)) >= enough, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with start(tiny_root, workdir) as process:
+        wait_until(lambda: len(lines(workdir)) >= enough, process)
     result = train(tiny_root, workdir)
     assert result.returncode == 0, result.stderr
     assert lines(workdir) == lines(finished)
@@ -95,10 +95,10 @@ def test_a_killed_run_goes_on_to_the_same_figures(finished: Path, tiny_root: Pat
 @pytest.mark.slow
 def test_sigterm_saves_exits_0_and_the_run_goes_on(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, train__eval_every=0)
-    wait_for(lambda: len(lines(workdir)) >= 4, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 0, process.stderr
+    with start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, train__eval_every=0) as process:
+        wait_until(lambda: len(lines(workdir)) >= 4, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == 0
     stopped = json.loads(lines(workdir)[-1])["step"]
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == stopped
@@ -106,25 +106,38 @@ def test_sigterm_saves_exits_0_and_the_run_goes_on(finished: Path, tiny_root: Pa
 
 def test_ctrl_c_saves_and_exits_130_with_workers_too(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, data__workers=2)
-    wait_for(lambda: len(lines(workdir)) >= 3, process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 130
-    assert process.stderr is not None
-    message = process.stderr.read()
+    with start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, data__workers=2) as process:
+        wait_until(lambda: len(lines(workdir)) >= 3, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=300) == 130
+    message = workdir.with_name("stderr").read_text()
     assert "Traceback" not in message
     assert "goes on from there" in message
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]
 
 
+# The signal comes from inside, so that it meets the run in time.
+STOPPED_AFTER_5 = """
+import os, runpy, signal, sys
+from synthjax.writers import JsonLines
+def scalars(lines, step, values):
+    honest_scalars(lines, step, values)
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+honest_scalars, JsonLines.scalars = JsonLines.scalars, scalars
+sys.argv = sys.argv[1:]
+runpy.run_module("synthjax.train", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_stopping_and_loader_workers_do_not_change_the_figures(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = start(tiny_root, workdir, data__workers=2)
-    wait_for(lambda: len(lines(workdir)) >= 5, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 0
+    command = ["-c", STOPPED_AFTER_5, "synthjax.train", *tiny_flags(tiny_root, workdir, data__workers=2)]
+    with started(command, tmp_path / "stderr") as process:
+        assert process.wait(timeout=300) == 0
+    assert 5 <= len(lines(workdir)) < STEPS
     result = train(tiny_root, workdir, data__workers=1)
     assert result.returncode == 0, result.stderr
     assert lines(workdir) == lines(finished)
@@ -288,23 +301,20 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_last_one_good(
 @pytest.mark.slow
 def test_loader_workers_do_not_outlive_a_killed_run(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, train__eval_every=0)
-    wait_for(lambda: len(lines(workdir)) >= 2, process)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True)]
-    assert len(workers) >= 2
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=30)
-    assert not alive
+    with start(tiny_root, workdir, data__workers=2, train__steps=100_000, train__eval_every=0) as process:
+        wait_until(lambda: len(lines(workdir)) >= 2, process)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+    wait_until(lambda: not any(map(is_alive, workers)))
 
 
 @pytest.mark.slow
 def test_sigterm_to_the_whole_process_group_saves_too(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = start(tiny_root, workdir, data__workers=2, train__steps=100_000, checkpoint__every=100_000)
-    wait_for(lambda: len(lines(workdir)) >= 3, process)
-    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        member.terminate()
-    assert process.wait(timeout=120) == 0, process.stderr
+    with start(tiny_root, workdir, data__workers=2, train__steps=100_000, checkpoint__every=100_000) as process:
+        wait_until(lambda: len(lines(workdir)) >= 3, process)
+        for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            member.terminate()
+        assert process.wait(timeout=300) == 0
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]

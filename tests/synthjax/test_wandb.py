@@ -16,6 +16,7 @@ from synthjax.writers import Writers
 def test_an_offline_run_is_kept_in_the_workdir_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "300")  # Seconds for its service to start.
     config = ml_collections.ConfigDict({"seed": 0, "wandb": True})
     for start in (0, 1):
         writers = Writers.open(Workdir(tmp_path), config, start)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from synthjax.report import Clip, SoundEntry
 from tests.synthjax.report.sounds import PARAMETERS, entry, rendered, tone, write_report
@@ -19,6 +19,16 @@ from tests.synthjax.report.sounds import PARAMETERS, entry, rendered, tone, writ
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Browsers refuse their sandbox to root; sounds play without a click, and silently.
 ARGUMENTS = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+# Sounds of four seconds last a minute: what a test does to a sound that plays, it does before the end.
+SLOWLY = """{
+    const play = HTMLMediaElement.prototype.play;
+    HTMLMediaElement.prototype.play = function () {
+        this.defaultPlaybackRate = this.playbackRate = 0.0625;
+        return play.call(this);
+    };
+}"""
+# However slow the machine.
+TIMEOUT = 90_000
 MANY = 120
 
 
@@ -34,8 +44,9 @@ def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("needs Chromium or Chrome")
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, timeout=2 * TIMEOUT)
         yield browser
         browser.close()
 
@@ -56,7 +67,8 @@ def watched(browser: Browser) -> Iterator[Opener]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(TIMEOUT)
+        page.add_init_script(SLOWLY)
         page.on("console", lambda message: troubles.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))

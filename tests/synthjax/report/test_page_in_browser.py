@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.synthjax.report.conftest import MANY, Opener
+from tests.synthjax.report.conftest import MANY, TIMEOUT, Opener
 
 PLAYING = "[...document.querySelectorAll('audio')].map((audio) => !audio.paused)"
 TIMES = "[...document.querySelectorAll('audio')].map((audio) => audio.currentTime)"
@@ -84,15 +84,16 @@ def test_a_sound_without_render_or_audio_shows_what_there_is(open_report: Opener
 def test_players_play_one_at_a_time(open_report: Opener, report: str, request: pytest.FixtureRequest) -> None:
     page = open_report(request.getfixturevalue(report))
     assert page.evaluate("[...document.querySelectorAll('audio')].every((audio) => audio.preload === 'none')")
+    page.evaluate("document.addEventListener('playing', () => (window.heard = true), true)")
     page.get_by_role("button", name="Play Target").click()
-    page.wait_for_function(f"{TIMES}[0] > 0")
-    if report == "many":  # Its sounds last 10 ms.
+    page.wait_for_function("window.heard")
+    if report == "many":  # Its sounds last 10 ms, and may be back at their beginning.
         return
     page.get_by_role("button", name="Play Prediction").click()
     page.wait_for_function(f"{TIMES}[1] > 0.1")
     assert page.evaluate(PLAYING) == [False, True]
-    playhead = float(page.evaluate("document.querySelector('.clips').style.getPropertyValue('--playhead')"))
-    assert playhead == pytest.approx(page.evaluate(TIMES)[1] / 4.0, abs=0.1)
+    playhead, times = page.evaluate(f"[document.querySelector('.clips').style.getPropertyValue('--playhead'), {TIMES}]")
+    assert float(playhead) == pytest.approx(times[1] / 4.0, abs=0.1)
     page.get_by_role("button", name="Pause Prediction").click()
     assert page.evaluate(PLAYING) == [False, False]
 
@@ -204,6 +205,7 @@ def test_walking_keeps_the_selected_row_in_sight(open_report: Opener, many: Path
 
 def test_a_page_without_its_folder_says_so(browser: Browser, many: Path, tmp_path: Path) -> None:
     page = browser.new_page()  # Without the watch over errors: browsers write a missing file on the console.
+    page.set_default_timeout(TIMEOUT)
     page.goto(Path(shutil.copy(many, tmp_path)).as_uri())
     message = page.locator("#details .message")
     expect(message).to_contain_text("my 100% report_files/00000/sound.js is missing")
