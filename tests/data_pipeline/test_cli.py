@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from data_pipeline import cli
+
 WITH_A_THREAD = """
 import threading
 from data_pipeline import cli
@@ -30,3 +32,18 @@ def test_a_command_ends_although_a_thread_never_does(end: str, code: int, told: 
         [sys.executable, "-c", WITH_A_THREAD.format(end=end)], capture_output=True, text=True, timeout=300
     )
     assert (result.returncode, result.stdout, result.stderr) == (code, "written before the end\n", told)
+
+
+def test_a_defect_keeps_its_traceback_although_a_thread_never_ends() -> None:
+    script = WITH_A_THREAD.format(end="raise ZeroDivisionError('ours')")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (1, "written before the end\n")
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("ZeroDivisionError: ours\n")
+
+
+def test_a_failure_says_why_to_whoever_catches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(cli.Failure) as failure:
+        cli.fail("no\n disk", 1)
+    assert (failure.value.code, failure.value.message) == (1, "no disk")
+    assert capsys.readouterr().err == "error: no disk\n"
