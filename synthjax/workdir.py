@@ -40,6 +40,16 @@ FIXED_KEYS = (
 )
 
 
+# Keys that configs did not always have, with what they meant then.
+LATER_KEYS: dict[str, Any] = {
+    "data.source": "shards",
+    "train.accumulate": 1,
+    "train.remat": "elementwise",
+    "mesh.slices": 1,
+    "profile": "",
+}
+
+
 class Workdir:
     """Paths and files of one run. The constructor touches nothing.
 
@@ -88,7 +98,10 @@ class Workdir:
         _write(self.config, json.dumps(saved.to_dict(), indent=2) + "\n")
 
     def _refuse_another_run(self, config: ml_collections.ConfigDict, dataset: dict[str, Any]) -> None:
-        before, now = _flatten(_read_json(self.config)), _flatten(json.loads(json.dumps(config.to_dict())))
+        before, now = (
+            _flatten(_with_later_keys(_read_json(self.config))),
+            _flatten(json.loads(json.dumps(config.to_dict()))),
+        )
         fixed = [
             key
             for key in sorted(before.keys() | now.keys())
@@ -119,7 +132,7 @@ class Workdir:
         if not self.config.is_file():
             raise UserError(f"no config.json under {self.path}: give the --workdir of a training run")
         try:
-            return ml_collections.ConfigDict(_read_json(self.config))
+            return ml_collections.ConfigDict(_with_later_keys(_read_json(self.config)))
         except (AttributeError, TypeError, ValueError) as error:  # Names that no config key may have.
             raise UserError(f"{self.config} is not a config: {error}") from error
 
@@ -145,6 +158,16 @@ def _read_json(path: Path) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a JSON object")
     return data
+
+
+def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier version wrote, completed; a section that is missing altogether stays so."""
+    for key, value in LATER_KEYS.items():
+        section, _, name = key.rpartition(".")
+        parent = config.get(section) if section else config
+        if isinstance(parent, dict):
+            parent.setdefault(name, value)
+    return config
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

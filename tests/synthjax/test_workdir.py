@@ -13,6 +13,7 @@ from configs import important
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MelStats, save_stats
+from synthjax.check_config import check_config
 from synthjax.workdir import Workdir
 
 SHAPE = (2, 128, 401)
@@ -236,3 +237,18 @@ def test_the_full_base_config_survives_the_round_trip(workdir: Workdir, config: 
     types = lambda tree: {k: type(v) for k, v in tree.items() if not isinstance(v, ml_collections.ConfigDict)}  # noqa: E731
     for section in ("data", "flow", "optim", "train", "sampling", "mesh"):
         assert types(read[section]) == types(base[section])
+
+
+def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    workdir.prepare(config, DATASET)
+    earlier = json.loads(workdir.config.read_text())
+    for section, name in (("data", "source"), ("train", "accumulate"), ("train", "remat"), ("mesh", "slices")):
+        del earlier[section][name]
+    del earlier["profile"]
+    workdir.config.write_text(json.dumps(earlier))
+    check_config(workdir.read_config())
+    workdir.prepare(config, DATASET)
+    del earlier["train"]
+    workdir.config.write_text(json.dumps(earlier))
+    with pytest.raises(UserError, match="lacks a value"):
+        check_config(workdir.read_config())
