@@ -12,14 +12,9 @@ lacks, which are fetched by sudo apt-get where that exists. What is there alread
 END
 }
 
-fail() {
-    printf 'error: %s\n' "$*" >&2
-    exit 2
-}
-
-has() {
-    command -v "$1" >/dev/null 2>&1
-}
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=scripts/common.sh
+. "$here/common.sh"
 
 # Machine images often come with an older Python, or without its venv: uv brings one of its own.
 make_venv() {
@@ -55,7 +50,7 @@ case ${1-} in
 gpu | tpu | render) ;;
 *) fail "gpu, tpu or render, not '${1-}': see --help" ;;
 esac
-cd "$(dirname "$0")/.."
+cd "$here/.."
 
 if [ ! -x .venv/bin/pip ]; then
     rm -rf .venv

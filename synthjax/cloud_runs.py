@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import jax
 
 from data_pipeline.cli import UserError
+from data_pipeline.locations import CloudLocation
 from data_pipeline.mirror import Mirror
 from data_pipeline.staging import cache_folder
 from data_pipeline.storage_urls import is_url, open_cloud
@@ -41,10 +42,14 @@ def training(path: str) -> Generator[Workdir, None, None]:
         with TemporaryDirectory() as folder:
             yield Workdir(folder, _checkpoints(path))
         return
-    mirror = _bring(path)
+    location = open_cloud(path)
+    folder = cache_folder(location, "runs")
+    _drop_if_behind(folder, location)
+    mirror = Mirror(folder, path, _warn)
+    mirror.restore()
     mirror.start()
     try:
-        yield Workdir(_folder(path), _checkpoints(path))
+        yield Workdir(folder, _checkpoints(path))
     finally:
         mirror.close()
 
@@ -65,20 +70,12 @@ def reading(path: str | Path) -> Generator[Workdir, None, None]:
         yield Workdir(folder, _checkpoints(str(path)))
 
 
-def _bring(url: str) -> Mirror:
-    """Its mirror, with the run here as far as it has got anywhere: the one with the longer log is the later one."""
-    folder = _folder(url)
+def _drop_if_behind(folder: Path, location: CloudLocation) -> None:
+    """Removes what is here of a run that has got further in the cloud: the one with the longer log is the later one."""
     here = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
-    there = max((entry.size for entry in open_cloud(url).entries() if entry.key == LOG), default=0)
+    there = max((entry.size for entry in location.entries() if entry.key == LOG), default=0)
     if there > here:
         shutil.rmtree(folder, ignore_errors=True)
-    mirror = Mirror(folder, url, _warn)
-    mirror.restore()
-    return mirror
-
-
-def _folder(url: str) -> Path:
-    return cache_folder(open_cloud(url), "runs")
 
 
 def _checkpoints(url: str) -> str | None:
