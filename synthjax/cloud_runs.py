@@ -39,8 +39,8 @@ def training(path: str) -> Generator[Workdir, None, None]:
     if _checkpoints(path) is None and jax.process_count() > 1:
         raise UserError("several processes cannot train in one s3:// folder: use gs://, or a folder that all see")
     if not distributed.is_main():  # Writes nothing but its part of the checkpoints.
-        with TemporaryDirectory() as folder:
-            yield Workdir(folder, _checkpoints(path))
+        with TemporaryDirectory() as elsewhere:
+            yield Workdir(elsewhere, _checkpoints(path))
         return
     location = open_cloud(path)
     folder = cache_folder(location, "runs")
