@@ -32,6 +32,9 @@ for name in ("RAY_ADDRESS", "HDF5_VDS_PREFIX", "HDF5_EXT_PREFIX"):
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Eight devices on two cores: XLA's pool has one thread a device, which are used up, and wait for each other for ever,
+# when devices come to collectives of one program in different orders.
+os.environ["NPROC"] = "16"
 
 # A busy machine takes its time over an example, and what one run finds, every run finds.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
