@@ -100,13 +100,16 @@ def test_players_play_one_at_a_time(open_report: Opener, report: str, request: p
 
 def test_a_click_on_a_spectrogram_plays_from_there(open_report: Opener, few: Path) -> None:
     page = open_report(few)
+    # Noted as they pass: on a machine that stalls the sound may be at its end when it is next looked at.
+    page.evaluate(
+        """window.heard = []; document.addEventListener(
+            'timeupdate', (event) => window.heard.push(event.target.currentTime), true)"""
+    )
     box = page.locator(".plot").nth(1).bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_function(f"{TIMES}[1] > 0")
-    clicked = page.evaluate(TIMES)[1]
-    assert clicked > 1.9
-    page.wait_for_function(f"{TIMES}[1] > {clicked}")
+    page.wait_for_function("Math.max(...window.heard) > Math.min(...window.heard)")
+    assert page.evaluate("Math.min(...window.heard)") > 1.9
 
 
 def test_the_keyboard_plays_and_walks(open_report: Opener, few: Path) -> None:
