@@ -30,6 +30,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.batch_size = 128
     # Processes that read and couple batches ahead of the step, on every host; 0 reads in the training process.
     data.workers = 2
+    # Where the training spectrograms stay once they are read, 205 kB a row. none: on disk. host: in this machine's
+    # memory. device: in the accelerators', split over those that split the batch. Same batches whatever it is.
+    data.cache = "none"
     # Standard deviations in stats.npz below this count as this, in dB; 0 for models of the PyTorch code.
     data.min_std_db = 1.0
     # Read virtual sources and external links that lie outside the data set's parent folder.
@@ -126,12 +129,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     # How evaluate and predict draw rows.
     c.sampling = sampling = ml_collections.ConfigDict()
-    # rk4, heun or euler: 4, 2 or 1 evaluations of the field a step.
+    # rk4, heun or euler: 4, 2 or 1 evaluations of the field a step. dopri5: as many steps, of 6, as each row needs.
     sampling.solver = "rk4"
-    # scripts/compare_solvers.py measures how many a model needs (README); the paper's figures are of 100.
+    # How many (without meaning for dopri5): scripts/compare_solvers.py measures it (README); the paper's are 100.
     sampling.steps = 5
+    # Error of a step of dopri5, absolute and relative; a row for which 1,000 steps do not suffice has a larger one.
+    sampling.tolerance = 1e-4
     # v = (1 - s) v(none) + s v(sound); 1 is no guidance.
     sampling.guidance = 2.0
+    # Times between which there is guidance, from 0 (noise) to 1; outside of them a step costs half.
+    sampling.guidance_interval = (0.0, 1.0)
     sampling.batch_size = 64
 
     # How predict ranks the rendered candidates of a sound: weights of their distances to it.

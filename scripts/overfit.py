@@ -26,7 +26,7 @@ from data_pipeline.stats import STATS_FILE, load_stats
 from synthjax import sharding
 from synthjax.data import EvalBatches, TrainBatches, from_model_scale, open_split, prefetch
 from synthjax.inference import jit_sampler
-from synthjax.methods import Sampling
+from synthjax.sampling import Sampling
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 

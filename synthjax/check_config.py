@@ -12,7 +12,7 @@ from data_pipeline.shards import MEL_SPEC, row_shapes
 from synthjax.k_osc import SAMPLE_RATE
 from synthjax.profiling import parse_window
 from synthjax.regression_losses import LOSSES
-from synthjax.sampling import SOLVERS
+from synthjax.solvers import FIXED_STEPS, SOLVERS
 
 POSITIVE = (
     "data.batch_size",
@@ -35,9 +35,10 @@ CHOICES = {
     "data.source": ("shards", "k_osc"),
     "model.kind": ("flow", "regression", "flow_vae"),
     "train.remat": ("elementwise", "layers", "none"),
-    "validation.solver": tuple(SOLVERS),
-    "sampling.solver": tuple(SOLVERS),
+    "validation.solver": tuple(FIXED_STEPS),
+    "sampling.solver": SOLVERS,
 }
+CHOICES_OF_SHARDS = {"data.cache": ("none", "host", "device")}
 CHOICES_OF_FLOW = {"model.field.kind": ("transformer", "mlp"), "model.field.projection": ("param2tok", "oscillators")}
 
 
@@ -52,13 +53,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 def _check(config: ml_collections.ConfigDict) -> None:
     _check_choices(config, CHOICES)
     shards = config.data.source == "shards"
-    if not shards:
+    if shards:
+        _check_choices(config, CHOICES_OF_SHARDS)
+    else:
         _check_k_osc(config)
     for key in (*POSITIVE, *_sizes(config.model, "model")):
         _require(value_of(config, key) >= 1, key, config, "must be at least 1")
     for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
         _require(value_of(config, key) >= 0, key, config, "must not be negative")
     parse_window(config.profile)
+    _check_sampling(config)
     if config.model.kind == "flow":
         _check_flow(config)
     elif config.model.kind == "regression":
@@ -79,6 +83,13 @@ def _check_k_osc(config: ml_collections.ConfigDict) -> None:
     low, high = config.k_osc.frequency_range
     fits = 0 <= low < high <= SAMPLE_RATE / 2
     _require(fits, "k_osc.frequency_range", config, f"must be (low, high) within 0 to {SAMPLE_RATE / 2:g} Hz")
+
+
+def _check_sampling(config: ml_collections.ConfigDict) -> None:
+    interval = config.sampling.guidance_interval
+    fits = len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1
+    _require(fits, "sampling.guidance_interval", config, "must be (begin, end) with 0 <= begin < end <= 1")
+    _require(config.sampling.tolerance > 0, "sampling.tolerance", config, "must be above 0")
 
 
 def _check_flow(config: ml_collections.ConfigDict) -> None:

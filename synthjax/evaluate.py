@@ -136,9 +136,8 @@ def _output(name: str, model: TrainedModel) -> Path:
 
 def _about(model: TrainedModel) -> dict[str, Any]:
     """What predictions depend on."""
-    sampling = {name: value for name, value in dict(model.config.sampling).items() if name != "batch_size"}
     weights = "ema" if flags.FLAGS.use_ema else "params"
-    return {"checkpoint": model.step, "weights": weights, "seed": model.config.seed, "sampling": sampling}
+    return {"checkpoint": model.step, "weights": weights, "seed": model.config.seed, "sampling": model.sampling.about()}
 
 
 def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:

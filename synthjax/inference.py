@@ -17,7 +17,7 @@ from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
 from synthjax.data import HostBatch, from_model_scale
 from synthjax.k_osc_task import KOscTask
-from synthjax.methods import Sampling
+from synthjax.sampling import Sampling
 from synthjax.tasks import Batch, SpectrogramTask, Task
 from synthjax.train_step import Trainer, abstract_state
 from synthjax.workdir import Workdir
@@ -61,6 +61,7 @@ class TrainedModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        tolerance: float | None = None,
     ) -> TrainedModel:
         """Reads config, spec, statistics and weights of a run; the sampler's settings default to the config's.
 
@@ -68,7 +69,7 @@ class TrainedModel:
           UserError: if the workdir holds no run or not that checkpoint, or for a solver that does not exist.
         """
         config = workdir.read_config()
-        chosen = {"solver": solver, "steps": steps, "guidance": guidance}
+        chosen = {"solver": solver, "steps": steps, "guidance": guidance, "tolerance": tolerance}
         config.sampling.update({name: value for name, value in chosen.items() if value is not None})
         task, stats = _task_of(config, workdir)
         trainer = Trainer.create(config, task)
@@ -77,10 +78,14 @@ class TrainedModel:
         with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
             step = checkpoints.resolve(checkpoint)
             params = checkpoints.restore_weights(step, abstract.params, "ema" if use_ema else "params")
-        sampling = Sampling(config.sampling.guidance, config.sampling.solver, config.sampling.steps)
-        sampler = jit_sampler(trainer, mesh, sampling)
+        sampler = jit_sampler(trainer, mesh, Sampling.from_config(config.sampling))
         stats = jax.device_put(stats, sharding.replicated(mesh))
         return cls(config, task, step, mesh, params, stats, sampler)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the sampler draws rows."""
+        return Sampling.from_config(self.config.sampling)
 
     @property
     def spec(self) -> ParamSpec:

@@ -21,19 +21,10 @@ from synthjax.flow_vae_loss import RowLayout, beta_schedule, flow_vae_losses, pa
 from synthjax.models import FlowModel
 from synthjax.models.flow_vae import FlowVAE
 from synthjax.regression_losses import LOSSES
-from synthjax.sampling import sample_rows
+from synthjax.sampling import Sampling, sample_rows
 from synthjax.tasks import Examples, SpectrogramTask, Task
 
 Metrics = dict[str, Array]  # Scalars.
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How rows are drawn; only a flow can tell the difference. See ``sampling.solve`` and ``guided_field``."""
-
-    guidance: float
-    solver: str
-    steps: int
 
 
 class Method(Protocol):
@@ -105,7 +96,7 @@ class FlowMatching:
         self, model: FlowModel, inputs: Float[Array, "B *S"], x0: Float[Array, "B *K W"], sampling: Sampling
     ) -> Float[Array, "B *K W"]:
         """Draws from the flow, one from each noise row."""
-        return sample_rows(model, inputs, x0, guidance=sampling.guidance, solver=sampling.solver, steps=sampling.steps)
+        return sample_rows(model, inputs, x0, sampling)
 
 
 @dataclass(frozen=True)

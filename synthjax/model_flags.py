@@ -14,8 +14,13 @@ def define() -> None:
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
     flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run was trained from.")
     flags.DEFINE_bool("use_ema", True, "Use the averaged weights.")
-    flags.DEFINE_string("solver", None, "euler, heun or rk4; default: the run's sampling.solver.")
-    flags.DEFINE_integer("steps", None, "Solver steps; default: the run's sampling.steps.", lower_bound=1)
+    flags.DEFINE_string("solver", None, "euler, heun, rk4 or dopri5; default: the run's sampling.solver.")
+    flags.DEFINE_integer(
+        "steps",
+        None,
+        "Solver steps; default: the run's sampling.steps. dopri5 chooses its own, by the run's sampling.tolerance.",
+        lower_bound=1,
+    )
     flags.DEFINE_float("guidance", None, "Guidance strength, 1 for none; default: the run's sampling.guidance.")
     flags.mark_flag_as_required("workdir")
 

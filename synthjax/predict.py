@@ -67,12 +67,11 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
 def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:
     """Writes the results of every sound that can be read, and returns what is wrong with the others."""
     f = flags.FLAGS
-    files = PredictionFiles(output, predictor.model.spec)
-    config = predictor.model.config
-    sampling = {name: config.sampling[name] for name in ("solver", "steps", "guidance")}
-    seed = config.seed if f.seed is None else f.seed
-    about = {"checkpoint": predictor.model.step, "seed": seed, "sampling": sampling}
-    at_once = predictor.model.batch_size(len(sounds), f.candidates)
+    model = predictor.model
+    files = PredictionFiles(output, model.spec)
+    seed = model.config.seed if f.seed is None else f.seed
+    about = {"checkpoint": model.step, "seed": seed, "sampling": model.sampling.about()}
+    at_once = model.batch_size(len(sounds), f.candidates)
     names = result_names(sounds)
     faults: list[str] = []
     with progress_bar("predicting", len(sounds)) as advance, _report(output, about, len(sounds)) as report:

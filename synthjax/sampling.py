@@ -1,6 +1,7 @@
-r"""Rows from noise: fixed-step solvers of dx/dt = v(x, t | z) from t = 0 to 1, with classifier-free guidance.
+r"""Rows from noise: dx/dt = v(x, t | z) from t = 0 to 1, with classifier-free guidance.
 
     v_s(x, t) = (1 - s) v(x, t | none) + s v(x, t | z)                     (1)  guidance strength s
+    s(t) = s in the guidance interval, else 1                              (2)  Kynkäänniemi et al., arXiv:2404.07724
 
 Shapes: B batch, K draws for each sound, W row width, L conditioning rows, D width.
 """
@@ -8,79 +9,87 @@ Shapes: B batch, K draws for each sound, W row width, L conditioning rows, D wid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import ml_collections
 from jaxtyping import Array, Float
 
 from synthjax.models import FlowModel
+from synthjax.solvers import DOPRI5, Field, solve, solve_adaptive
 
-Field = Callable[[Array, Array], Array]  # (x (B, W), t ()) -> velocity (B, W)
+ALWAYS = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rows are drawn; only a flow can tell the difference.
+
+    Attributes:
+      guidance: strength s of eq. (1); 1 is none.
+      solver: one of ``solvers.SOLVERS``.
+      steps: from t = 0 to 1, of a solver with fixed steps.
+      guidance_interval: times between which there is guidance, eq. (2); noise is at 0.
+      tolerance: error of a step of ``dopri5``, absolute and relative.
+    """
+
+    guidance: float
+    solver: str
+    steps: int
+    guidance_interval: tuple[float, float] = ALWAYS
+    tolerance: float = 1e-4
+
+    @classmethod
+    def from_config(cls, section: ml_collections.ConfigDict) -> Sampling:
+        """The settings of a config's ``sampling``."""
+        interval = tuple(section.guidance_interval)
+        return cls(section.guidance, section.solver, section.steps, interval, section.tolerance)
+
+    def about(self) -> dict[str, Any]:
+        """What has a bearing on the rows, as JSON values."""
+        accuracy = "tolerance" if self.solver == DOPRI5 else "steps"
+        about = {"solver": self.solver, accuracy: getattr(self, accuracy), "guidance": self.guidance}
+        if self.guidance != 1.0 and self.guidance_interval != ALWAYS:
+            about["guidance_interval"] = list(self.guidance_interval)
+        return about
+
+    def parts(self) -> list[Part]:
+        """The way from t = 0 to 1, cut where guidance begins and ends."""
+        if self.guidance == 1.0:
+            return [Part(*ALWAYS, 1.0)]
+        begin, end = self.guidance_interval
+        parts = [Part(0.0, begin, 1.0), Part(begin, end, self.guidance), Part(end, 1.0, 1.0)]
+        return [part for part in parts if part.start < part.end]
+
+
+class Part(NamedTuple):
+    """A stretch of time with one strength of guidance."""
+
+    start: float
+    end: float
+    guidance: float
 
 
 def guided_field(model: FlowModel, z: Float[Array, "B L D"], strength: float) -> Field:
     """Eq. (1); both branches run as one batch of 2B, and strength 1 needs no second branch."""
     batch = z.shape[0]
     if strength == 1.0:
-        return lambda x, t: model.velocity(x, jnp.full((batch,), t), z)
+        return lambda x, t: model.velocity(x, jnp.broadcast_to(t, (batch,)), z)
     doubled = jnp.concatenate([z, z])
     dropped = jnp.arange(2 * batch) >= batch
 
     def field(x: Array, t: Array) -> Array:
-        velocity = model.velocity(jnp.concatenate([x, x]), jnp.full((2 * batch,), t), doubled, dropped)
+        times = jnp.broadcast_to(t, (2, batch)).reshape(-1)
+        velocity = model.velocity(jnp.concatenate([x, x]), times, doubled, dropped)
         conditional, unconditional = jnp.split(velocity, 2)
         return (1.0 - strength) * unconditional + strength * conditional
 
     return field
 
 
-def euler_step(field: Field, x: Array, t: Array, h: float) -> Array:
-    """One evaluation, first order."""
-    return x + h * field(x, t)
-
-
-def heun_step(field: Field, x: Array, t: Array, h: float) -> Array:
-    """Two evaluations, second order."""
-    first = field(x, t)
-    return x + h / 2 * (first + field(x + h * first, t + h))
-
-
-def rk4_step(field: Field, x: Array, t: Array, h: float) -> Array:
-    """Four evaluations, fourth order (the classical Runge-Kutta method)."""
-    k1 = field(x, t)
-    k2 = field(x + h / 2 * k1, t + h / 2)
-    k3 = field(x + h / 2 * k2, t + h / 2)
-    k4 = field(x + h * k3, t + h)
-    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-
-
-SOLVERS = {"euler": euler_step, "heun": heun_step, "rk4": rk4_step}
-
-
-def solve(field: Field, x0: Float[Array, "B W"], *, solver: str, steps: int) -> Float[Array, "B W"]:
-    """x at t = 1 from x0 at t = 0 in ``steps`` equal steps, as one ``lax.scan``.
-
-    Args:
-      solver: a key of ``SOLVERS``.
-    """
-    step, h = SOLVERS[solver], 1.0 / steps
-
-    def body(x: Array, i: Array) -> tuple[Array, None]:
-        return step(field, x, i * h, h), None
-
-    x, _ = jax.lax.scan(body, x0, jnp.arange(steps, dtype=jnp.float32))
-    return x
-
-
 def sample_rows(
-    model: FlowModel,
-    mel: Float[Array, "B C M F"],
-    x0: Float[Array, "B *K W"],
-    *,
-    guidance: float,
-    solver: str,
-    steps: int,
+    model: FlowModel, mel: Float[Array, "B C M F"], x0: Float[Array, "B *K W"], sampling: Sampling
 ) -> Float[Array, "B *K W"]:
     """Rows on the model's scale [-1, 1] for standardised spectrograms.
 
@@ -88,5 +97,11 @@ def sample_rows(
     """
     draws = math.prod(x0.shape[1:-1])
     z = jnp.repeat(model.encode(mel), draws, axis=0)
-    field = guided_field(model, z, guidance)
-    return solve(field, x0.reshape(-1, x0.shape[-1]), solver=solver, steps=steps).reshape(x0.shape)
+    x = x0.reshape(-1, x0.shape[-1])
+    for start, end, guidance in sampling.parts():
+        field = guided_field(model, z, guidance)
+        if sampling.solver == DOPRI5:
+            x = solve_adaptive(field, x, tolerance=sampling.tolerance, start=start, end=end)
+        else:
+            x = solve(field, x, solver=sampling.solver, steps=sampling.steps, start=start, end=end)
+    return x.reshape(x0.shape)

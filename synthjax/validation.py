@@ -19,7 +19,8 @@ from synthjax import plots, sharding
 from synthjax.checkpoints import BEST_BY
 from synthjax.held_out import HeldOut
 from synthjax.inference import jit_sampler
-from synthjax.methods import FlowMatching, Sampling
+from synthjax.methods import FlowMatching
+from synthjax.sampling import Sampling
 from synthjax.tasks import Batch, Examples
 from synthjax.train_step import Trainer
 

@@ -43,10 +43,14 @@ FIXED_KEYS = (
 # Keys that configs did not always have, with what they meant then.
 LATER_KEYS: dict[str, Any] = {
     "data.source": "shards",
+    "data.cache": "none",
     "train.accumulate": 1,
     "train.remat": "elementwise",
     "mesh.slices": 1,
     "profile": "",
+    "sampling.guidance_interval": (0.0, 1.0),
+    # No earlier solver had one.
+    "sampling.tolerance": 1e-4,
 }
 
 

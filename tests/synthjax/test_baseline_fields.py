@@ -151,6 +151,6 @@ class Identity(nnx.Module):
 def test_samples_of_an_equivariant_field_follow_the_order_of_their_noise() -> None:
     model, (x, _, z) = FlowModel(Identity(), oscillators()), inputs()
     draw = lambda noise: sampling.sample_rows(  # noqa: E731
-        model, jnp.asarray(z[:, 0]), jnp.asarray(noise), guidance=2.0, solver="heun", steps=3
+        model, jnp.asarray(z[:, 0]), jnp.asarray(noise), sampling.Sampling(guidance=2.0, solver="heun", steps=3)
     )
     np.testing.assert_allclose(draw(reordered(x)), reordered(np.asarray(draw(x))), rtol=1e-4, atol=1e-4)

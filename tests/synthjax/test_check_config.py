@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_collections
 import pytest
 
@@ -25,7 +27,18 @@ def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None
         ("validation.sampled_rows", 0, "validation.sampled_rows=0 must be at least 1"),
         ("validation.times", (), "validation.times=() must be times"),
         ("validation.times", (0.5, 1.5), "must be times in [0, 1]"),
-        ("sampling.solver", "midpoint", "sampling.solver=midpoint must be euler or heun or rk4"),
+        ("sampling.solver", "midpoint", "sampling.solver=midpoint must be euler or heun or rk4 or dopri5"),
+        ("validation.solver", "dopri5", "validation.solver=dopri5 must be euler or heun or rk4"),
+        ("sampling.tolerance", 0.0, "sampling.tolerance=0.0 must be above 0"),
+        ("sampling.tolerance", -1e-4, "sampling.tolerance=-0.0001 must be above 0"),
+        ("sampling.tolerance", math.nan, "sampling.tolerance=nan must be above 0"),
+        ("sampling.tolerance", "small", "the config lacks a value or has one of the wrong kind"),
+        ("sampling.guidance_interval", (0.5, 0.5), "=(0.5, 0.5) must be (begin, end) with 0 <= begin < end <= 1"),
+        ("sampling.guidance_interval", (0.6, 0.4), "=(0.6, 0.4) must be (begin, end) with 0 <= begin < end <= 1"),
+        ("sampling.guidance_interval", (-0.1, 0.4), "sampling.guidance_interval=(-0.1, 0.4) must be (begin, end)"),
+        ("sampling.guidance_interval", (0.0, 1.1), "sampling.guidance_interval=(0.0, 1.1) must be (begin, end)"),
+        ("sampling.guidance_interval", (0.4,), "sampling.guidance_interval=(0.4,) must be (begin, end)"),
+        ("sampling.guidance_interval", 0.4, "the config lacks a value or has one of the wrong kind"),
         ("compute_dtype", "int8", "compute_dtype=int8 must be float32 or bfloat16"),
         ("model.encoder.layers", 0, "model.encoder.layers=0 must be at least 1"),
         ("model.field.heads", 0, "model.field.heads=0 must be at least 1"),
@@ -46,6 +59,16 @@ def test_a_value_that_cannot_be_is_named(
     with pytest.raises(UserError) as refusal:
         check_config(tiny_config)
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sampling.solver", "dopri5"), ("sampling.guidance_interval", (0.2, 0.8)), ("sampling.guidance_interval", [0, 1])],
+)
+def test_how_rows_are_drawn_can_be_chosen(tiny_config: ml_collections.ConfigDict, key: str, value: object) -> None:
+    with tiny_config.ignore_type():
+        tiny_config.update_from_flattened_dict({key: value})
+    check_config(tiny_config)
 
 
 def test_heads_of_the_transformer_do_not_concern_the_cnn(tiny_config: ml_collections.ConfigDict) -> None:

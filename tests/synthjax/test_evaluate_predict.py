@@ -219,9 +219,25 @@ def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
     chosen = ["--solver=euler", "--steps=3", "--guidance=1.5"]
     assert predict(trained, tmp_path / "s.wav", *chosen, f"--output={tmp_path}").returncode == 0
     sampling = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["sampling"]
-    assert (sampling["solver"], sampling["steps"], sampling["guidance"]) == ("euler", 3, 1.5)
+    assert sampling == {"solver": "euler", "steps": 3, "guidance": 1.5}
     wrong = predict(trained, tmp_path / "s.wav", "--solver=magic", f"--output={tmp_path}")
-    assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4")
+    assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4 or dopri5")
+
+
+def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    config["sampling"] |= {"guidance_interval": [0.2, 0.6], "tolerance": 1e-3}
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    result = evaluate(workdir, "--solver=dopri5", "--checkpoint=latest", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    told = [
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (evaluation, tmp_path / "out")
+    ]
+    assert told[0]["sampling"] == {"solver": "rk4", "steps": 2, "guidance": 2.0}
+    expected = {"solver": "dopri5", "tolerance": 1e-3, "guidance": 2.0, "guidance_interval": [0.2, 0.6]}
+    assert told[1]["sampling"] == expected
+    assert np.abs(rows_of(tmp_path / "out") - rows_of(evaluation)).max() > 0
 
 
 def write_noise(path: Path) -> None:

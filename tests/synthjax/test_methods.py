@@ -16,8 +16,9 @@ from data_pipeline.param_spec import load_spec
 from synthjax.flow_vae_loss import RowLayout, parameter_loss, predicted_rows
 from synthjax.k_osc import KOsc
 from synthjax.k_osc_task import KOscTask
-from synthjax.methods import FlowVAEMethod, Regression, Sampling, make_method
+from synthjax.methods import FlowVAEMethod, Regression, make_method
 from synthjax.models.flow_vae import FlowVAEOutput
+from synthjax.sampling import Sampling
 from synthjax.tasks import Examples, SpectrogramTask
 
 SPEC = load_spec("surge_simple")

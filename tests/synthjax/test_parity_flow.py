@@ -103,14 +103,8 @@ def test_parity_loss(model: FlowModel, reference: dict[str, np.ndarray]) -> None
 
 
 def test_parity_guided_rk4_sample(model: FlowModel, reference: dict[str, np.ndarray]) -> None:
-    rows = sampling.sample_rows(
-        model,
-        jnp.asarray(reference["mel_spec"]),
-        jnp.asarray(reference["x"]),
-        guidance=float(reference["cfg_strength"]),
-        solver="rk4",
-        steps=int(reference["rk4_steps"]),
-    )
+    settings = sampling.Sampling(float(reference["cfg_strength"]), "rk4", int(reference["rk4_steps"]))
+    rows = sampling.sample_rows(model, jnp.asarray(reference["mel_spec"]), jnp.asarray(reference["x"]), settings)
     assert_close(rows, reference["rk4_sample"])
 
 

@@ -1,8 +1,11 @@
-"""Solvers on equations with known solutions, and classifier-free guidance."""
+"""Classifier-free guidance, when it is on, and rows drawn with it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
 
 import jax
 import jax.numpy as jnp
@@ -12,47 +15,9 @@ import pytest
 from flax import nnx
 
 from synthjax.models import build_model
-from synthjax.sampling import SOLVERS, guided_field, sample_rows, solve
+from synthjax.sampling import Part, Sampling, guided_field, sample_rows
+from synthjax.solvers import DOPRI5, FIXED_STEPS, SOLVERS
 from tests.synthjax.numpy_networks import filled
-
-ORDERS = {"euler": 1, "heun": 2, "rk4": 4}
-
-
-def growth(x: jax.Array, t: jax.Array) -> jax.Array:
-    """dx/dt = 4 (1 - t) x, with x(1) = x(0) e^2."""
-    return 4 * (1 - t) * x
-
-
-@pytest.mark.parametrize(("solver", "order"), ORDERS.items())
-def test_error_falls_with_the_order_of_the_solver(solver: str, order: int) -> None:
-    x0 = jnp.array([[1.0, -0.5]])
-    errors = [np.abs(solve(growth, x0, solver=solver, steps=n) / x0 - math.exp(2)).max() for n in (8, 16, 32)]
-    if solver == "rk4":
-        errors = errors[:2]  # Float32 ends the third.
-    rates = np.log2(np.divide(errors[:-1], errors[1:]))
-    assert rates[-1] == pytest.approx(order, abs=0.4)
-
-
-def test_every_solver_is_tested() -> None:
-    assert SOLVERS.keys() == ORDERS.keys()
-
-
-@pytest.mark.parametrize(("solver", "expected"), [("euler", 0.45), ("heun", 0.5), ("rk4", 0.5)])
-def test_time_runs_from_zero_to_one(solver: str, expected: float) -> None:
-    x = solve(lambda x, t: jnp.full_like(x, t), jnp.zeros((2, 3)), solver=solver, steps=10)
-    np.testing.assert_allclose(x, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("solver", "evaluations"), [("euler", 1), ("heun", 2), ("rk4", 4)])
-def test_a_step_is_compiled_once_with_its_evaluations(solver: str, evaluations: int) -> None:
-    calls = []
-
-    def field(x: jax.Array, t: jax.Array) -> jax.Array:
-        calls.append(t)
-        return x
-
-    jax.eval_shape(lambda x: solve(field, x, solver=solver, steps=50), jnp.ones((1, 2)))
-    assert len(calls) == evaluations
 
 
 class FakeModel:
@@ -92,32 +57,121 @@ def test_both_branches_run_as_one_batch_and_strength_one_needs_one(strength: flo
     assert model.batches == [batch]
 
 
-def test_rows_are_sampled_with_one_run_of_the_encoder() -> None:
+@pytest.mark.parametrize(
+    ("guidance", "interval", "parts"),
+    [
+        (2.0, (0.0, 1.0), [(0.0, 1.0, 2.0)]),
+        (2.0, (0.2, 0.6), [(0.0, 0.2, 1.0), (0.2, 0.6, 2.0), (0.6, 1.0, 1.0)]),
+        (0.0, (0.0, 0.6), [(0.0, 0.6, 0.0), (0.6, 1.0, 1.0)]),
+        (2.0, (0.2, 1.0), [(0.0, 0.2, 1.0), (0.2, 1.0, 2.0)]),
+        (1.0, (0.2, 0.6), [(0.0, 1.0, 1.0)]),
+    ],
+)
+def test_the_way_is_cut_where_guidance_begins_and_ends(
+    guidance: float, interval: tuple[float, float], parts: list[tuple[float, float, float]]
+) -> None:
+    assert Sampling(guidance, "rk4", 5, interval).parts() == [Part(*part) for part in parts]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.23, 0.71), (0.0, 0.4), (0.9, 1.0)])
+def test_guidance_is_on_in_its_interval_and_the_encoder_runs_once(solver: str, interval: tuple[float, float]) -> None:
     model = FakeModel()
-    rows = sample_rows(model, jnp.asarray(Z), jnp.asarray(X), guidance=2.0, solver="rk4", steps=25)
+    steps = {"euler": 4_000, "heun": 200}.get(solver, 25)
+    rows = sample_rows(model, jnp.asarray(Z), jnp.asarray(X), Sampling(2.0, solver, steps, interval, tolerance=1e-6))
     assert model.encoded == 1
-    # dx/dt = t x + c has x(1) = e^(1/2) (x0 + c * integral of e^(-t^2/2)).
-    constant = 1 + 2 * 10 * Z
-    integral = math.sqrt(math.pi / 2) * math.erf(1 / math.sqrt(2))
-    np.testing.assert_allclose(rows, math.exp(0.5) * (X + constant * integral), rtol=1e-5)
+
+    # dx/dt = t x + c has x(1) = e^(1/2) (x0 + integral of c e^(-t^2/2)).
+    def integral(start: float, end: float) -> float:
+        return math.sqrt(math.pi / 2) * (math.erf(end / math.sqrt(2)) - math.erf(start / math.sqrt(2)))
+
+    guided, free = integral(*interval), integral(0.0, 1.0) - integral(*interval)
+    expected = math.exp(0.5) * (X + (1 + 2 * 10 * Z) * guided + 10 * Z * free)
+    np.testing.assert_allclose(rows, expected, rtol=1e-3 if solver == "euler" else 1e-5)
+
+
+@pytest.mark.parametrize(("solver", "evaluations"), [("euler", 1), ("heun", 2), ("rk4", 4)])
+def test_the_second_branch_is_not_evaluated_where_guidance_is_off(solver: str, evaluations: int) -> None:
+    model = FakeModel()
+    with jax.disable_jit():  # Loops are Python's: every evaluation is one call.
+        sample_rows(model, jnp.asarray(Z), jnp.asarray(X), Sampling(2.0, solver, 10, (0.2, 0.6)))
+    assert model.batches == [3] * 2 * evaluations + [6] * 4 * evaluations + [3] * 4 * evaluations
+
+
+def test_nor_is_it_by_dopri5() -> None:
+    model = FakeModel()
+    with jax.disable_jit():
+        sample_rows(model, jnp.asarray(Z), jnp.asarray(X), Sampling(2.0, DOPRI5, 1, (0.2, 0.6), tolerance=1e-3))
+    runs = [(size, len(list(of_size))) for size, of_size in groupby(model.batches)]
+    assert [size for size, _ in runs] == [3, 6, 3]
+    assert all(count % 6 == 1 for _, count in runs)
+
+
+@pytest.mark.parametrize("solver", FIXED_STEPS)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_guidance_all_the_way_is_one_scan_with_the_bits_of_a_plain_one(solver: str, guidance: float) -> None:
+    z, x0, steps = jnp.asarray(Z), jnp.asarray(X), 7
+
+    def plain(x: jax.Array) -> jax.Array:
+        def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+            if guidance == 1.0:
+                return FakeModel().velocity(x, jnp.full(3, t), z[:, None])
+            doubled, dropped = jnp.concatenate([z, z])[:, None], jnp.arange(6) >= 3
+            both = FakeModel().velocity(jnp.concatenate([x, x]), jnp.full(6, t), doubled, dropped)
+            return (1.0 - guidance) * both[3:] + guidance * both[:3]
+
+        def body(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            return FIXED_STEPS[solver](velocity, x, i * (1.0 / steps), 1.0 / steps), None
+
+        return jax.lax.scan(body, x, jnp.arange(steps, dtype=jnp.float32))[0]
+
+    def sample(x: jax.Array) -> jax.Array:
+        return sample_rows(FakeModel(), z, x, Sampling(guidance, solver, steps))
+
+    np.testing.assert_array_equal(jax.jit(sample)(x0), jax.jit(plain)(x0))
+    program = str(jax.make_jaxpr(sample)(x0))
+    assert (program.count("scan["), program.count("cond["), program.count("while[")) == (1, 0, 0)
+
+
+def test_what_a_reader_is_told_is_what_has_a_bearing_on_the_rows() -> None:
+    assert Sampling(2.0, "rk4", 5).about() == {"solver": "rk4", "steps": 5, "guidance": 2.0}
+    assert Sampling(2.0, DOPRI5, 5, tolerance=0.1).about() == {"solver": DOPRI5, "tolerance": 0.1, "guidance": 2.0}
+    assert Sampling(2.0, "rk4", 5, (0.2, 0.6)).about()["guidance_interval"] == [0.2, 0.6]
+    assert "guidance_interval" not in Sampling(1.0, "rk4", 5, (0.2, 0.6)).about()
+
+
+SHAPE = (2, 32, 64)
+
+
+Tiny = tuple[nnx.GraphDef, nnx.State]
+
+
+def tiny_model(config: ml_collections.ConfigDict, scale: float) -> Tiny:
+    """A small model of rows of two columns; the larger its weights, the more it bends."""
+    build = lambda: build_model(config.model, width=2, input_shape=SHAPE, dtype="float32", rngs=nnx.Rngs(0))  # noqa: E731
+    return nnx.split(filled(build, scale=scale))
+
+
+@pytest.fixture
+def tiny(tiny_config: ml_collections.ConfigDict) -> Tiny:
+    return tiny_model(tiny_config, scale=0.2)
+
+
+MEL = np.float32(np.random.default_rng(0).normal(size=(3, *SHAPE)))
+
+
+def sampler(tiny: Tiny, sampling: Sampling) -> Callable[..., jax.Array]:
+    graph, state = tiny
+    sample = jax.jit(lambda state, mel, x0: sample_rows(nnx.merge(graph, state), mel, x0, sampling))
+    return partial(sample, state)
 
 
 def test_sampled_rows_of_a_model_equal_a_python_loop_over_separate_branches(
-    tiny_config: ml_collections.ConfigDict,
+    tiny: Tiny,
 ) -> None:
-    shape = 2, 32, 64
-    graph, state = nnx.split(
-        filled(
-            lambda: build_model(tiny_config.model, width=2, input_shape=shape, dtype="float32", rngs=nnx.Rngs(0)),
-            scale=0.2,
-        )
-    )
-    mel = np.float32(np.random.default_rng(0).normal(size=(3, *shape)))
-    sample = lambda state: sample_rows(  # noqa: E731
-        nnx.merge(graph, state), jnp.asarray(mel), jnp.asarray(X), guidance=2.0, solver="euler", steps=3
-    )
+    graph, state = tiny
     velocity = jax.jit(lambda x, t, z, dropped: nnx.merge(graph, state).velocity(x, t, z, dropped))
-    z = jax.jit(lambda mel: nnx.merge(graph, state).encode(mel))(mel)
+    z = jax.jit(lambda mel: nnx.merge(graph, state).encode(mel))(MEL)
 
     def by_hand(x: np.ndarray) -> np.ndarray:
         for i in range(3):
@@ -127,4 +181,32 @@ def test_sampled_rows_of_a_model_equal_a_python_loop_over_separate_branches(
 
     expected = by_hand(X)
     assert np.abs(expected - X).max() > 0.01
-    np.testing.assert_allclose(jax.jit(sample)(state), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sampler(tiny, Sampling(2.0, "euler", 3))(MEL, X), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dopri5_draws_the_rows_of_many_steps_of_rk4_from_a_model(tiny: Tiny) -> None:
+    fine, coarse, adaptive = (
+        sampler(tiny, settings)(MEL, X)
+        for settings in (
+            Sampling(2.0, "rk4", 100),
+            Sampling(2.0, "euler", 3),
+            Sampling(2.0, DOPRI5, 1, tolerance=1e-5),
+        )
+    )
+    assert np.abs(coarse - fine).max() > 1e-3
+    np.testing.assert_allclose(adaptive, fine, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_that_dopri5_draws_does_not_depend_on_those_beside_it(tiny_config: ml_collections.ConfigDict) -> None:
+    sample = sampler(tiny_model(tiny_config, scale=0.4), Sampling(2.0, DOPRI5, 1, (0.1, 0.8), tolerance=1e-3))
+    together = sample(MEL, X)
+    for row in range(3):
+        others = np.arange(3) != row
+        mel, x0 = MEL.copy(), X.copy()
+        mel[others], x0[others] = 0.0, 9.0 * X[others]
+        np.testing.assert_array_equal(sample(mel, x0)[row], together[row])
+
+
+def test_nor_on_their_number(tiny: Tiny) -> None:
+    sample = sampler(tiny, Sampling(2.0, DOPRI5, 1, tolerance=1e-5))
+    np.testing.assert_allclose(sample(MEL[:1], X[:1]), sample(MEL, X)[:1], atol=1e-5)

@@ -14,6 +14,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MelStats, save_stats
 from synthjax.check_config import check_config
+from synthjax.sampling import Sampling
 from synthjax.workdir import Workdir
 
 SHAPE = (2, 128, 401)
@@ -234,7 +235,10 @@ def test_the_full_base_config_survives_the_round_trip(workdir: Workdir, config: 
     workdir.prepare(base, DATASET)
     read = workdir.read_config()
     assert tuple(read.validation.times) == tuple(base.validation.times)
-    types = lambda tree: {k: type(v) for k, v in tree.items() if not isinstance(v, ml_collections.ConfigDict)}  # noqa: E731
+    assert tuple(read.sampling.guidance_interval) == base.sampling.guidance_interval
+    types = lambda tree: {  # noqa: E731
+        k: type(v) for k, v in tree.items() if not isinstance(v, (ml_collections.ConfigDict, tuple, list))
+    }
     for section in ("data", "flow", "optim", "train", "sampling", "mesh"):
         assert types(read[section]) == types(base[section])
 
@@ -244,9 +248,12 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
     earlier = json.loads(workdir.config.read_text())
     for section, name in (("data", "source"), ("train", "accumulate"), ("train", "remat"), ("mesh", "slices")):
         del earlier[section][name]
+    for name in ("guidance_interval", "tolerance"):
+        del earlier["sampling"][name]
     del earlier["profile"]
     workdir.config.write_text(json.dumps(earlier))
     check_config(workdir.read_config())
+    assert Sampling.from_config(workdir.read_config().sampling) == Sampling.from_config(config.sampling)
     workdir.prepare(config, DATASET)
     del earlier["train"]
     workdir.config.write_text(json.dumps(earlier))
