@@ -28,13 +28,16 @@ class TrainingDisplay:
         self._task = self._progress.add_task("", total=steps, completed=start, loss="-", rate="-")
 
     def __enter__(self) -> TrainingDisplay:
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def start_bar(self) -> None:
+        """Shows the bar, once no other is shown."""
+        self._progress.start()
 
     def step(self, step: int) -> None:
         """Moves the bar."""

@@ -3,6 +3,7 @@
 Shapes: B global batch, b rows of this process, W row width, C channels, M mels, F frames.
 
 A batch is ``mel_spec`` (b, C, M, F) in dB as stored, ``x1`` (b, W) float32 in [-1, 1], ``x0`` (b, W) float32 noise.
+Where the devices hold the spectrograms (``device_cache``), ``row`` (b,) int32 stands for ``mel_spec``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import grain
 import numpy as np
 from jaxtyping import Float, Int
 
+from data_pipeline.cached_reader import CachedReader
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
-from data_pipeline.shards import ShardReader
+from data_pipeline.shards import MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.staging import local_root
 from synthjax.coupling import couple, group_rows
 
@@ -78,10 +80,21 @@ class TrainBatches:
 
     Rows are shuffled anew every epoch and batches run across epochs. Noise belongs to coupling groups of the global
     batch, which are coupled whole even where a process holds only a part of one.
+
+    Args:
+      spectrograms: False where the devices hold them: batches then name rows.
     """
 
     def __init__(
-        self, reader: ShardReader, *, batch_size: int, seed: int, coupled: bool, local_rows: range, steps: int
+        self,
+        reader: ShardReader | CachedReader,
+        *,
+        batch_size: int,
+        seed: int,
+        coupled: bool,
+        local_rows: range,
+        steps: int,
+        spectrograms: bool = True,
     ) -> None:
         if batch_size > len(reader):
             raise UserError(
@@ -90,6 +103,7 @@ class TrainBatches:
         self._group = group_rows(batch_size)
         self._reader, self._batch_size, self._seed = reader, batch_size, seed
         self._coupled, self._local_rows, self._steps = coupled, local_rows, steps
+        self._spectrograms = spectrograms
         self._order = grain.MapDataset.range(len(reader)).seed(seed).shuffle().repeat()
 
     def __len__(self) -> int:
@@ -106,14 +120,18 @@ class TrainBatches:
         # Whole groups around this process's rows: coupling needs them all, spectrograms only its own.
         start = rows.start // self._group * self._group
         stop = -(-rows.stop // self._group) * self._group
-        x1 = to_model_scale(self._reader.read_rows("param_array", indices[start:stop]))
+        x1 = to_model_scale(self._reader.read_rows(PARAM_ARRAY, indices[start:stop]))
         x0 = np.concatenate(
             [self._noise(step, first // self._group, x1[first - start :][: self._group])
              for first in range(start, stop, self._group)]
         )  # fmt: skip
         mine = slice(rows.start - start, rows.stop - start)
-        mel = self._reader.read_rows("mel_spec", indices[rows.start : rows.stop])
-        return {"mel_spec": mel, "x1": x1[mine], "x0": x0[mine]}
+        named = indices[rows.start : rows.stop]
+        if self._spectrograms:
+            sounds = {"mel_spec": self._reader.read_rows(MEL_SPEC, named)}
+        else:
+            sounds = {"row": named.astype(np.int32)}
+        return sounds | {"x1": x1[mine], "x0": x0[mine]}
 
     def _noise(self, step: int, group: int, x1: np.ndarray) -> np.ndarray:
         noise = draw_noise(*x1.shape, TRAIN_NOISE, self._seed, step, group)
@@ -144,8 +162,8 @@ class EvalBatches:
         local = np.arange(first + self._local_rows.start, first + self._local_rows.stop)
         index = np.minimum(local, self.rows - 1)  # Padding repeats the last row.
         return {
-            "mel_spec": self._reader.read_rows("mel_spec", index),
-            "x1": to_model_scale(self._reader.read_rows("param_array", index)),
+            "mel_spec": self._reader.read_rows(MEL_SPEC, index),
+            "x1": to_model_scale(self._reader.read_rows(PARAM_ARRAY, index)),
             "x0": np.concatenate([draw_noise(1, self._reader.width, EVAL_NOISE, self._seed, i) for i in index]),
             "index": index.astype(np.int32),
             "valid": (local < self.rows).astype(np.float32),

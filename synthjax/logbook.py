@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import statistics
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from synthjax import host_figures
 from synthjax.console import TrainingDisplay
+from synthjax.step_clock import AHEAD, StepClock
 from synthjax.train_step import NO_BAD_STEP, Metrics
 from synthjax.writers import Writers
 
@@ -34,7 +36,10 @@ class Totals:
 
 
 class Logbook:
-    """Figures of logged steps go out when the step after them is already under way.
+    """Figures of logged steps go out a few steps later, when the devices are done with them: nobody waits for them.
+
+    How much later is a number of steps, not of seconds, so that all processes of a run find a non-finite step at the
+    same one.
 
     Args:
       writers: None on processes that write nothing; they still look for non-finite steps.
@@ -42,77 +47,93 @@ class Logbook:
 
     def __init__(self, writers: Writers | None, display: TrainingDisplay, batch_size: int) -> None:
         self._writers, self._display, self._batch_size = writers, display, batch_size
-        self._pending: tuple[int, Metrics] | None = None  # On the device.
-        self._record: tuple[int, dict[str, float]] | None = None  # Here, not written yet.
+        self._pending: deque[tuple[int, Metrics]] = deque()  # On the devices.
+        self._records: dict[int, dict[str, float]] = {}  # Here, not written yet.
+        self._clock = StepClock()
         self._warned: set[int] = set()
         self.totals = Totals()
-        self.restart_clock(0)
 
-    def restart_clock(self, step: int) -> None:
-        """Starts a new interval of the timings at ``step``: after compilation, validation and checkpoints."""
-        self._started, self._first_step, self._waited = time.perf_counter(), step, 0.0
+    def close(self) -> None:
+        """Ends the clock; nothing is written."""
+        self._clock.close()
 
-    def stepped(self, step: int, waited: float) -> None:
-        """Takes note of a dispatched step that waited so many seconds for data; sends what was pending."""
-        self.flush()
-        self._waited += waited
+    def restart_clock(self) -> None:
+        """Starts a new interval of the timings: after compilation, validation and checkpoints."""
+        self._clock.restart()
+
+    def stepped(self, step: int, metrics: Metrics, waited: float) -> None:
+        """Takes note of a dispatched step that waited so many seconds for data; sends what is there by now."""
+        self._clock.started(step, metrics["bad_step"], waited)
+        self._fetch(step - AHEAD - 1)
+        self._write()
         self._display.step(step)
 
     def note(self, step: int, metrics: Metrics) -> None:
         """Takes the figures of a logged step, still on their way from the device."""
-        self._pending = step, metrics
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self._pending.append((step, metrics))
 
-    def fetch(self) -> None:
-        """Waits for the figures that are pending.
+    def settle(self) -> None:
+        """Waits for all steps, and for the figures that are pending.
 
         Raises:
           NonFinite: if a step up to theirs was.
         """
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        fetched = jax.device_get(metrics)
-        values = {name: fetched[name].item() for name in sorted(fetched, key=lambda name: ("/" in name, name))}
-        bad_step = int(values.pop("bad_step"))
-        if bad_step != NO_BAD_STEP:
-            raise NonFinite(bad_step)
-        self._timings(step, values["loss"])
-        self._record = step, values
+        self._clock.restart()
+        if self._pending:
+            self._fetch(self._pending[-1][0])
 
     def flush(self, validation: tuple[int, dict[str, float]] | None = None) -> None:
-        """Writes what is pending, as one record with the validation figures of the same step where given.
+        """Writes what is pending, the last together with the validation figures of the same step where given.
 
         Raises:
-          NonFinite: as ``fetch`` does.
+          NonFinite: as ``settle`` does.
         """
-        self.fetch()
-        records = dict(filter(None, [self._record]))
-        self._record = None
+        self.settle()
         if validation is not None:
             step, figures = validation
-            records[step] = records.get(step, {}) | figures
-        for step, figures in records.items():
+            self._records[step] = self._records.get(step, {}) | figures
+        self._write()
+
+    def _fetch(self, step: int) -> None:
+        """Reads the figures of logged steps up to ``step``, which are done."""
+        while self._pending and self._pending[0][0] <= step:
+            logged, metrics = self._pending.popleft()
+            fetched = jax.device_get(metrics)
+            values = {name: fetched[name].item() for name in sorted(fetched, key=lambda name: ("/" in name, name))}
+            bad_step = int(values.pop("bad_step"))
+            if bad_step != NO_BAD_STEP:
+                raise NonFinite(bad_step)
+            self._timings(logged, values["loss"])
+            self._records[logged] = values
+
+    def _write(self) -> None:
+        for step, figures in self._records.items():
             if self._writers:
                 self._writers.scalars(step, figures)
+        self._records = {}
 
     def _timings(self, step: int, loss: float) -> None:
-        """Measured when the figures of ``step`` have arrived: the device has then done it."""
-        steps, seconds = step - self._first_step, time.perf_counter() - self._started
-        self.totals.steps += steps
-        self.totals.seconds += seconds
-        self.totals.waited += self._waited
-        rate = self._batch_size * steps / seconds
-        mine = {"step_seconds": seconds / steps, "data_wait_seconds": self._waited / steps}
+        times = self._clock.take(step)
+        seconds, waited = [one.seconds for one in times], [one.waited for one in times]
+        self.totals.steps += len(times)
+        self.totals.seconds += sum(seconds)
+        self.totals.waited += sum(waited)
+        mine = {
+            "step_seconds": statistics.mean(seconds),
+            "step_jitter_seconds": statistics.pstdev(seconds),
+            "data_wait_seconds": statistics.mean(waited),
+        }
         memory = host_figures.accelerator_memory_gb()
         if memory is not None:
             mine["accelerator_memory_gb"] = memory
         everyone = host_figures.exchange(mine)
+        rate = self._batch_size / mine["step_seconds"]
         if self._writers:
             self._writers.timings(step, {"samples_per_second": rate, **mine} | _by_host(everyone))
             self._warn(everyone)
         self._display.logged(step, loss, rate)
-        self.restart_clock(step)
 
     def _warn(self, everyone: Mapping[int, host_figures.Figures]) -> None:
         """Names each process that holds up the others, once."""

@@ -7,7 +7,7 @@ SIGTERM saves and exits 0, Ctrl-C saves and exits 130.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from data_pipeline import cli, config_flag
 from data_pipeline.stats import MelStats
 from synthjax import cloud_runs, compilation_cache, distributed, sharding
+from synthjax.check_config import check_config
 from synthjax.checkpoints import BEST_BY, CheckpointError, Checkpoints
 from synthjax.console import TrainingDisplay
 from synthjax.data import HostBatch, TrainBatches, from_model_scale, prefetch
@@ -30,6 +31,7 @@ from synthjax.logbook import Logbook, NonFinite
 from synthjax.probe import Probe, start_probe
 from synthjax.profiling import Profiler, parse_window
 from synthjax.run_summary import summary
+from synthjax.tasks import Batch
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from synthjax.training_data import KOscTrainingData, ShardTrainingData, open_training_data
 from synthjax.validation import Validator
@@ -78,13 +80,16 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         if writers:
             stack.callback(writers.close)
         logbook = Logbook(writers, display, config.data.batch_size)
+        stack.callback(logbook.close)
         stop = stack.enter_context(StopRequest())
         probe = _start_probe(run, writers, display)
         if probe:
             stack.callback(probe.close)
         profiler = Profiler(parse_window(config.profile), workdir.tensorboard)
         stack.callback(profiler.close)
-        code = Loop(run, checkpoints, logbook, display, stop, probe, profiler).go(state, start)
+        to_batch = _load(run, display)
+        display.start_bar()
+        code = Loop(run, to_batch, checkpoints, logbook, display, stop, probe, profiler).go(state, start)
         display.say(summary(logbook.totals, config, workdir.starts()))
         return code
 
@@ -95,6 +100,7 @@ def set_up(config: ml_collections.ConfigDict) -> Run:
     Raises:
       UserError: if they do not.
     """
+    check_config(config)
     data = open_training_data(config)
     trainer = Trainer.create(config, data.task)
     mesh = sharding.make_mesh(config.mesh)
@@ -148,12 +154,22 @@ def _start_probe(run: Run, writers: Writers | None, display: TrainingDisplay) ->
     return start_probe(data.spec, targets, writers, display.say)
 
 
+def _load(run: Run, display: TrainingDisplay) -> Callable[[HostBatch], Batch]:
+    """Fills the data's cache, where it has one."""
+    started = time.perf_counter()
+    to_batch = run.data.load(run.mesh)
+    if run.config.data.get("cache", "none") != "none":
+        display.say(f"read the training data into memory in {time.perf_counter() - started:.1f} s")
+    return to_batch
+
+
 class Loop:
     """Validate -> save -> next batch -> step, so that figures describe the saved state and its data position."""
 
     def __init__(
         self,
         run: Run,
+        to_batch: Callable[[HostBatch], Batch],
         checkpoints: Checkpoints,
         logbook: Logbook,
         display: TrainingDisplay,
@@ -161,7 +177,7 @@ class Loop:
         probe: Probe | None,
         profiler: Profiler,
     ) -> None:
-        self._run, self._checkpoints, self._logbook = run, checkpoints, logbook
+        self._run, self._to_batch, self._checkpoints, self._logbook = run, to_batch, checkpoints, logbook
         self._display, self._stop, self._probe, self._profiler = display, stop, probe, profiler
         self._compiled: jax.stages.Compiled | None = None
         self._last_save: int | None = None
@@ -169,7 +185,7 @@ class Loop:
     def go(self, state: TrainState, start: int) -> int:
         """Steps from ``start`` to the end or until asked to stop; returns the exit code."""
         config, step = self._run.config, start
-        with prefetch(self._run.batches, workers=config.data.workers, start=start) as stream:
+        with prefetch(self._run.batches, workers=self._run.data.workers, start=start) as stream:
             try:
                 while step < config.train.steps and not self._stop.due(step):
                     state = self._step(state, step, stream)
@@ -198,19 +214,19 @@ class Loop:
     def _step(self, state: TrainState, step: int, stream: Iterator[HostBatch]) -> TrainState:
         """Takes the next batch, dispatches the step on it, and notes its figures if it is a logged one."""
         if self._profiler.due(step):
-            self._logbook.fetch()  # Else the time that writing a trace takes would count as the step's.
+            self._logbook.settle()  # Else steps of before would be in the trace.
             self._profiler.switch()
-            self._logbook.restart_clock(step)
+            self._logbook.restart_clock()
         asked = time.perf_counter()
         host_batch = next(stream)
         waited = time.perf_counter() - asked
-        batch = sharding.place(host_batch, sharding.batch_sharding(self._run.mesh))
+        batch = self._to_batch(host_batch)
         if self._compiled is None:
             self._compiled = self._compile(state, batch)
-            self._logbook.restart_clock(step)
+            self._logbook.restart_clock()
         with self._profiler.annotated(step):
             state, metrics = self._compiled(state, batch, self._run.stats)
-        self._logbook.stepped(step + 1, waited)
+        self._logbook.stepped(step + 1, metrics, waited)
         if _due(step + 1, self._run.config.train.log_every):
             self._logbook.note(step + 1, metrics)
         return state
@@ -228,7 +244,7 @@ class Loop:
         """Logs validation figures and pictures of the averaged weights, and has them heard; returns the loss."""
         if self._run.validator is None:
             return None
-        self._logbook.fetch()  # Else the time that validation takes would count as the step's.
+        self._logbook.settle()  # Else validation would wait for them, and seem to take longer than it does.
         result = self._run.validator(state.ema, self._run.stats)
         self._logbook.flush((step, result.scalars))
         if self._probe:
@@ -236,7 +252,7 @@ class Loop:
         if distributed.is_main():
             for name, pixels in result.pictures(self._run.trainer.task.column_names).items():
                 self._logbook.image(step, name, pixels)
-        self._logbook.restart_clock(step)
+        self._logbook.restart_clock()
         return result.scalars[BEST_BY]
 
     def _save(self, state: TrainState, step: int, validation: float | None) -> None:
@@ -247,7 +263,7 @@ class Loop:
         self._last_save = step
         with self._telling_failures():
             self._checkpoints.save(step, state, None if validation is None else {BEST_BY: validation})
-        self._logbook.restart_clock(step)
+        self._logbook.restart_clock()
 
     @contextmanager
     def _telling_failures(self) -> Generator[None, None, None]:

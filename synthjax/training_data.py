@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from data_pipeline.cached_reader import CachedReader
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
-from data_pipeline.shards import AUDIO, PARAM_ARRAY, ShardReader
+from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
-from synthjax.data import TrainBatches, open_split
+from synthjax import sharding
+from synthjax.data import HostBatch, TrainBatches, open_split
+from synthjax.device_cache import DeviceCache
 from synthjax.held_out import HeldOut, HeldOutShards
 from synthjax.k_osc_task import KOscBatches, KOscHeldOut, KOscTask
-from synthjax.tasks import SpectrogramTask, Task
+from synthjax.tasks import Batch, SpectrogramTask, Task
 
 # Rows whose parameters tell one data set from another of the same size.
 FINGERPRINT_ROWS = 64
 SOURCES = ("shards", "k_osc")
+# Datasets that the host's memory holds, by data.cache.
+HELD_BY_HOST: dict[str, tuple[str, ...]] = {"none": (), "host": (MEL_SPEC, PARAM_ARRAY), "device": (PARAM_ARRAY,)}
 
 
 class TrainingData(Protocol):
@@ -32,8 +39,17 @@ class TrainingData(Protocol):
     stats: MelStats | None
     identity: dict[str, Any]
 
+    @property
+    def workers(self) -> int:
+        """Processes that make batches ahead; 0: a thread does."""
+        ...
+
     def batches(self, local_rows: range) -> TrainBatches | KOscBatches:
         """What the host sends for each step, of which this process holds ``local_rows``."""
+        ...
+
+    def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
+        """Reads what is to stay in memory; returns what makes the step's batch of what the host has."""
         ...
 
     def held_out(self, placement: NamedSharding) -> HeldOut | None:
@@ -55,6 +71,7 @@ class ShardTrainingData:
         self.stats: MelStats | None = load_stats(local_root(config.data.root) / STATS_FILE)
         self.task = SpectrogramTask(self.spec, self.stats.mean.shape, config.data.min_std_db)
         self.identity = dataset_identity(self._reader, self.spec, self.stats)
+        self._rows = CachedReader(self._reader, HELD_BY_HOST[config.data.cache])
         self._val = self._open_val()
 
     def _open_val(self) -> ShardReader | None:
@@ -63,17 +80,37 @@ class ShardTrainingData:
             return None
         return open_split(data.root, "val", self.spec, allow_external=data.allow_external)
 
+    @property
+    def workers(self) -> int:
+        """None with a cache: a thread copies out of memory faster than processes could send it."""
+        return self._config.data.workers if self._config.data.cache == "none" else 0
+
     def batches(self, local_rows: range) -> TrainBatches:
-        """Spectrograms, rows and paired noise."""
+        """Spectrograms, or where the devices hold these their numbers; rows and paired noise."""
         config = self._config
         return TrainBatches(
-            self._reader,
+            self._rows,
             batch_size=config.data.batch_size,
             seed=config.seed,
             coupled=config.model.kind == "flow" and config.flow.coupling,
             local_rows=local_rows,
             steps=config.train.steps,
+            spectrograms=config.data.cache != "device",
         )
+
+    def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
+        """Fills the cache. Raises UserError where memory cannot take it."""
+        placement = sharding.batch_sharding(mesh)
+        self._rows.load()
+        if self._config.data.cache != "device":
+            return partial(sharding.place, sharding=placement)
+        cache = DeviceCache(self._reader, mesh)
+
+        def fetched(batch: HostBatch) -> Batch:
+            placed = sharding.place(batch, placement)
+            return {"mel_spec": cache.fetch(placed.pop("row"))} | placed
+
+        return fetched
 
     def held_out(self, placement: NamedSharding) -> HeldOutShards | None:
         """The first rows of val.h5."""
@@ -100,6 +137,11 @@ class KOscTrainingData:
 
     stats = None
 
+    @property
+    def workers(self) -> int:
+        """As the config says."""
+        return self._config.data.workers
+
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         self._config = config
         self.task = KOscTask.from_config(config)
@@ -110,6 +152,10 @@ class KOscTrainingData:
         config = self._config
         coupled = config.model.kind == "flow" and config.flow.coupling
         return KOscBatches(self.task, coupled=coupled, local_rows=local_rows, steps=config.train.steps)
+
+    def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
+        """There is nothing to read."""
+        return partial(sharding.place, sharding=sharding.batch_sharding(mesh))
 
     def held_out(self, placement: NamedSharding) -> KOscHeldOut | None:
         """Rows of the validation split."""

@@ -41,8 +41,8 @@ def assert_same_figures(one: Path, other: Path) -> None:
     ("processes", "devices", "changes"),
     [
         (2, 1, {}),
-        (2, 1, {"mesh__fsdp": True}),
-        (2, 2, {"mesh__model": 2}),
+        (2, 1, {"mesh__fsdp": True, "data__cache": "device"}),
+        (2, 2, {"mesh__model": 2, "data__cache": "device"}),
         (2, 2, {"mesh__slices": 2, "mesh__fsdp": True, "train__accumulate": 2}),
         (4, 1, {}),
     ],

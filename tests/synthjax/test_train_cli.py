@@ -143,6 +143,25 @@ def test_stopping_and_loader_workers_do_not_change_the_figures(finished: Path, t
     assert lines(workdir) == lines(finished)
 
 
+@pytest.mark.parametrize("cache", ["device", pytest.param("host", marks=pytest.mark.slow)])
+def test_a_cache_changes_no_figure(finished: Path, tiny_root: Path, tmp_path: Path, cache: str) -> None:
+    result = train(tiny_root, tmp_path / "run", data__cache=cache, data__workers=2)
+    assert result.returncode == 0, result.stderr
+    assert "read the training data into memory in" in result.stderr
+    assert lines(tmp_path / "run") == lines(finished)
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_with_another_cache(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    command = ["-c", STOPPED_AFTER_5, "synthjax.train", *tiny_flags(tiny_root, workdir, data__cache="device")]
+    with started(command, tmp_path / "stderr") as process:
+        assert process.wait(timeout=300) == 0
+    result = train(tiny_root, workdir, data__cache="host")
+    assert result.returncode == 0, result.stderr
+    assert lines(workdir) == lines(finished)
+
+
 def test_a_finished_run_says_so(finished: Path, tiny_root: Path, tmp_path: Path) -> None:
     workdir = copy_of(finished, tmp_path)
     result = train(tiny_root, workdir)
@@ -188,6 +207,7 @@ def test_other_training_data_in_the_workdir_are_refused(finished: Path, tiny_roo
         ({"data__root": "/nowhere"}, ["no train.h5 under /nowhere"]),
         ({"data__batch_size": 64}, ["data.batch_size=64 is larger than the 24 training rows"]),
         ({"data__spec": "surge_xt"}, ["92 parameter columns but spec surge_xt has 300"]),
+        ({"data__cache": "ram"}, ["data.cache=ram must be none or host or device"]),
         ({"data__spec": "serum"}, ["no spec is called 'serum'"]),
         ({"mesh__model": 3}, ["mesh.model=3", "1 devices"]),
         ({"model__field__heads": 3}, ["model.field.dim=16 is not a multiple of model.field.heads=3"]),

@@ -1,0 +1,46 @@
+"""Free memory as Linux, a container's limit, or another system tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data_pipeline import host_memory
+
+GB = 1 << 30
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_it_is_about_what_others_measure_here() -> None:
+    assert 0 < host_memory.available_memory() <= psutil.virtual_memory().total
+
+
+def test_the_machine_tells(system: Path) -> None:
+    (system / "meminfo").write_text("MemTotal: 16 kB\nMemAvailable:   1048576 kB\n")
+    assert host_memory.available_memory() == GB
+
+
+def test_a_containers_limit_counts_less_what_is_in_use_and_cannot_be_given_up(system: Path) -> None:
+    (system / "meminfo").write_text("MemAvailable:   99999999 kB\n")
+    (system / "memory.max").write_text(f"{4 * GB}\n")
+    (system / "memory.current").write_text(f"{3 * GB}\n")
+    (system / "memory.stat").write_text(f"anon 5\ninactive_file {2 * GB}\n")
+    assert host_memory.available_memory() == 3 * GB
+
+
+def test_no_limit_is_no_limit(system: Path) -> None:
+    (system / "meminfo").write_text("MemAvailable:   1048576 kB\n")
+    (system / "memory.max").write_text("max\n")
+    assert host_memory.available_memory() == GB
+
+
+def test_where_nobody_tells_all_memory_counts(system: Path) -> None:
+    assert host_memory.available_memory() == psutil.virtual_memory().total

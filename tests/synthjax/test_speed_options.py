@@ -1,0 +1,79 @@
+"""What makes a run faster or smaller changes no result: loss curves over 200 steps in bfloat16."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+
+from configs import important
+from synthjax.data import prefetch
+from synthjax.models.attention import as_on_accelerators
+from synthjax.train import set_up
+from synthjax.train_step import jit_init, jit_train_step
+from tests.helpers import TINY
+
+STEPS = 200
+# All off: from disk, by a thread of this process, nothing computed again, attention as accelerators have it.
+PLAIN: dict[str, Any] = {"data.cache": "none", "data.workers": 0, "train.remat": "none"}
+# With the paper's initial noise a model of this size would hardly move within so few steps.
+LEARNS = {"optim.lr": 3e-3, "model.field.init_noise": 0.1}
+BFLOAT16 = {"compute_dtype": "bfloat16", "train.steps": STEPS}
+
+
+def losses(root: Path, changes: dict[str, Any], *, attention_of_cpus: bool = False) -> np.ndarray:
+    """Of every step of a training run, driven as ``synthjax.train`` drives it."""
+    flags.FLAGS.mark_as_parsed()
+    config = important.get_config()
+    config.update_from_flattened_dict(TINY | PLAIN | LEARNS | BFLOAT16 | changes)
+    config.data.root = str(root)
+    run = set_up(config)
+    to_batch, state = run.data.load(run.mesh), jit_init(run.trainer, run.shardings)()
+    step = jit_train_step(run.trainer, run.mesh, run.shardings)
+    found = []
+    with (
+        nullcontext() if attention_of_cpus else as_on_accelerators(),
+        prefetch(run.batches, workers=run.data.workers) as stream,
+    ):
+        for host_batch in stream:
+            state, metrics = step(state, to_batch(host_batch), run.stats)
+            found.append(float(metrics["loss"]))
+    return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_root: Path) -> np.ndarray:
+    curve = losses(tiny_root, {})
+    assert len(curve) == STEPS
+    return curve
+
+
+@pytest.mark.slow
+def test_the_curve_would_tell_of_updates_that_are_off_by_a_few_percent(tiny_root: Path, plain: np.ndarray) -> None:
+    other = losses(tiny_root, {"optim.lr": 0.97 * LEARNS["optim.lr"]})
+    assert np.abs(other - plain).max() > 3e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.cache": "host"},
+        {"data.cache": "device"},
+        {"data.workers": 2},
+        {"train.remat": "elementwise"},
+        {"train.remat": "layers"},
+        {"data.cache": "device", "train.remat": "elementwise", "mesh.fsdp": True},
+    ],
+)
+def test_an_option_leaves_the_curve_as_it_is(tiny_root: Path, plain: np.ndarray, changes: dict[str, Any]) -> None:
+    np.testing.assert_allclose(losses(tiny_root, changes), plain, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_attention_leaves_the_curve_as_it_is(tiny_root: Path, plain: np.ndarray) -> None:
+    np.testing.assert_allclose(losses(tiny_root, {}, attention_of_cpus=True), plain, rtol=0, atol=1e-3)
