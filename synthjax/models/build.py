@@ -13,9 +13,9 @@ from data_pipeline.cli import UserError
 from synthjax.models.encoders import ResidualCNN, SpectrogramTransformer
 from synthjax.models.flow_model import FlowModel
 from synthjax.models.flow_vae import FlowVAE
-from synthjax.models.layers import Remat
 from synthjax.models.mlp_field import MLPField
 from synthjax.models.regression import SignalRegression, SpectrogramRegression
+from synthjax.models.remat import Remat
 from synthjax.models.spectral_encoder import SpectralEncoder
 from synthjax.models.vector_fields import TransformerField
 

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from synthjax.models.layers import (
     Attention,
     FeedForward,
-    Remat,
     gelu,
     layer_norm,
     linear,
@@ -24,6 +23,7 @@ from synthjax.models.layers import (
     stack_layers,
     uniform_fan_in,
 )
+from synthjax.models.remat import Remat
 
 
 class EncoderBlock(nnx.Module):

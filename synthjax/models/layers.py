@@ -11,22 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from synthjax.models.attention import attend
+from synthjax.models.remat import POLICIES, Remat, saved
 
 LAYER_NORM_EPSILON = 1e-5
-# What a layer keeps for its backward pass: results of matrix products and of attention, marked by this name. Norms,
-# activations and modulations between them are cheap to compute again and would take twice the memory.
-SAVED = "saved_for_backward"
 Axes = tuple[str | None, ...]
-Remat = Literal["elementwise", "layers", "none"]
 Module = TypeVar("Module", bound=nnx.Module)
 
 xavier_normal = nnx.initializers.variance_scaling(1.0, "fan_avg", "normal")  # PyTorch's is not truncated
@@ -47,11 +43,6 @@ def uniform_fan_in(fan_in: int) -> nnx.Initializer:
 def gelu(x: Array) -> Array:
     """The exact GELU (error function), as everywhere in the reference."""
     return jax.nn.gelu(x, approximate=False)
-
-
-def saved(x: Array) -> Array:
-    """x, kept for the backward pass of the layer that computes it (see ``run_layers``)."""
-    return checkpoint_name(x, SAVED)
 
 
 def linear(
@@ -141,14 +132,6 @@ def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs
     return nnx.split_rngs(splits=layers)(stacked)(rngs)
 
 
-# What a layer's backward pass computes again, the most memory last.
-_POLICIES: dict[Remat, Callable[..., bool]] = {
-    "layers": jax.checkpoint_policies.nothing_saveable,
-    "elementwise": jax.checkpoint_policies.save_only_these_names(SAVED),
-    "none": jax.checkpoint_policies.everything_saveable,
-}
-
-
 def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise") -> Array:
     """Feeds x through the copies of ``stack_layers`` in turn as one ``lax.scan``: compiled once for any depth.
 
@@ -158,7 +141,7 @@ def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = 
     """
     graph, parameters = nnx.split(stacked)
 
-    @partial(jax.checkpoint, policy=_POLICIES[remat])
+    @partial(jax.checkpoint, policy=POLICIES[remat])
     def body(x: Array, inputs: Any) -> tuple[Array, None]:
         layer, *rows = inputs
         return nnx.merge(graph, layer)(x, *rows), None

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from synthjax.models.layers import FeedForward, Remat, gelu, layer_norm, linear, run_layers, saved, stack_layers
+from synthjax.models.layers import FeedForward, gelu, layer_norm, linear, run_layers, stack_layers
+from synthjax.models.remat import Remat, saved
 from synthjax.models.vector_fields import with_time
 
 

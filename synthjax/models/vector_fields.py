@@ -15,18 +15,17 @@ from jaxtyping import Array, Bool, Float
 from synthjax.models.layers import (
     Attention,
     FeedForward,
-    Remat,
     gelu,
     layer_norm,
     linear,
     run_layers,
-    saved,
     stack_layers,
     xavier_normal,
     zeros,
 )
 from synthjax.models.oscillator_tokens import OscillatorTokens
 from synthjax.models.param_tokens import INIT_NOISE, Param2Tok
+from synthjax.models.remat import Remat, saved
 
 ProjectionKind = Literal["param2tok", "oscillators"]
 TIME_BASE = 10_000.0

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 from synthjax.models.attention import attend
-from synthjax.models.layers import Attention, FeedForward, gelu, layer_norm, linear, run_layers, saved, stack_layers
+from synthjax.models.layers import Attention, FeedForward, gelu, layer_norm, linear, run_layers, stack_layers
+from synthjax.models.remat import saved
 from synthjax.models.vector_fields import FieldBlock
 from tests.synthjax import numpy_networks as reference
 from tests.synthjax.numpy_networks import call, filled

@@ -1,0 +1,26 @@
+"""What a layer keeps for its backward pass, and what that computes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
+
+Remat = Literal["elementwise", "layers", "none"]
+# Results of matrix products and what little attention needs are kept under this name. Norms, activations and
+# modulations between them are cheap to compute again and would take twice the memory.
+SAVED = "saved_for_backward"
+# What is computed again, the most memory last.
+POLICIES: dict[Remat, Callable[..., bool]] = {
+    "layers": jax.checkpoint_policies.nothing_saveable,
+    "elementwise": jax.checkpoint_policies.save_only_these_names(SAVED),
+    "none": jax.checkpoint_policies.everything_saveable,
+}
+
+
+def saved(x: Array) -> Array:
+    """x, kept for the backward pass of the layer that computes it (see ``layers.run_layers``)."""
+    return checkpoint_name(x, SAVED)
