@@ -10,7 +10,10 @@ OUTPUT ?= data/$(patsubst render_%,%,$(basename $(notdir $(CONFIG))))/shards
 SHARDS ?= 0-11
 SAMPLES_PER_SHARD ?= 10000
 SEED ?= 0
-.PHONY: help quickstart surge-xt render-shards test test-all lint format clean
+# make bench BENCH_CONFIG=configs/flow_100k.py BENCH=build/bench-100k
+BENCH_CONFIG ?= configs/quickstart.py
+BENCH ?= build/bench
+.PHONY: help quickstart surge-xt render-shards bench test test-all lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-zA-Z_.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -35,6 +38,13 @@ surge-xt: ## Fetch the Surge XT plugin (GPL-3) into plugins/, without root.
 render-shards: .venv/dev ## Render a data set: CONFIG, OUTPUT, SHARDS, SAMPLES_PER_SHARD, SEED, WORKERS.
 	$(BIN)/python -m data_pipeline.render_shards --config=$(CONFIG) --output=$(OUTPUT) --shards=$(SHARDS) \
 		--samples_per_shard=$(SAMPLES_PER_SHARD) --seed=$(SEED) $(if $(WORKERS),--workers=$(WORKERS))
+
+bench: .venv/dev ## Measure step, sampler, loader and renderer at small size (3 minutes, 2 cores): tables, and JSON in BENCH.
+	mkdir -p $(BENCH)
+	$(BIN)/python scripts/bench_step.py --config=$(BENCH_CONFIG) --json=$(BENCH)/step.json
+	$(BIN)/python scripts/bench_sampler.py --config=$(BENCH_CONFIG) --rows=128 --json=$(BENCH)/sampler.json
+	$(BIN)/python scripts/bench_loader.py --config=$(BENCH_CONFIG) --rows=2048 --batches=2 --json=$(BENCH)/loader.json
+	$(BIN)/python scripts/bench_render.py --config=$(CONFIG) --rows=64 --workers=1,2 --json=$(BENCH)/render.json
 
 test: lint ## Lint, then run the fast tests.
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow"

@@ -53,10 +53,10 @@ def measure(config: Any) -> dict[str, Any]:
     """Compiles the step of a config on its mesh; figures are per device unless their name says otherwise."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
-    task = _task(config)
+    task = task_of(config)
     trainer = Trainer.create(config, task)
     shardings = trainer.state_shardings(mesh)
-    state, batch, stats = abstract_state(trainer, shardings), _batch(config, task, mesh), _stats(task, mesh)
+    state, batch, stats = abstract_state(trainer, shardings), batch_shapes(config, task, mesh), stats_shapes(task, mesh)
     with as_on_accelerators():
         traced = jit_train_step(trainer, mesh, shardings).trace(state, batch, stats)
     compiled = traced.lower().compile()
@@ -76,15 +76,16 @@ def measure(config: Any) -> dict[str, Any]:
     }
 
 
-def _task(config: Any) -> Task:
+def task_of(config: Any) -> Task:
+    """What a config's model is trained on, told without its data."""
     if config.data.source == "k_osc":
         return KOscTask.from_config(config)
     spec = load_spec(config.data.spec)
     return SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db)
 
 
-def _batch(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the host sends for a step."""
+def batch_shapes(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the host sends for a step, and where it is placed."""
     rows = config.data.batch_size
     shapes: dict[str, tuple[tuple[int, ...], Any]]
     if isinstance(task, KOscTask):
@@ -101,7 +102,8 @@ def _batch(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.Sh
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in shapes.items()}
 
 
-def _stats(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
+def stats_shapes(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
+    """Mean and deviation of spectrograms, on every device."""
     if isinstance(task, KOscTask):
         return None
     one = jax.ShapeDtypeStruct(task.input_shape, np.float32, sharding=sharding.replicated(mesh))

@@ -1,0 +1,228 @@
+"""Measures the train step beside the same model in PyTorch, in turns: python scripts/bench_torch.py --json=FILE
+
+    python scripts/bench_torch.py --config.data.batch_size=16 --config.compute_dtype=float32
+
+Both sides train the base flow (spectrogram transformer, Param2Tok, transformer field) with Adam and clipping on one
+batch of random numbers, on one device. PyTorch runs eagerly on CPUs and compiled on GPUs, with its own fused attention,
+and below float32 by autocast. It is no requirement of the project: pip install torch. Where other programs run too, its
+threads are told to sleep while they wait (OMP_WAIT_POLICY), as scripts/bench_k_osc.py explains.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # Read as PyTorch is loaded.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves PyTorch its part of an accelerator.
+
+import jax
+import numpy as np
+from absl import flags
+from bench_report import Report
+from bench_step import Stepper, flat_stats, random_batch
+from compile_memory import task_of
+from roofline import compile_program, device_row, measure_limits
+
+from data_pipeline import cli, config_flag
+from data_pipeline.cores import usable_cores
+from synthjax import sharding
+from synthjax.models.encoders import padding_to_patches
+from synthjax.train_step import Trainer, jit_init, jit_train_step
+
+try:
+    torch: Any = importlib.import_module("torch")
+except ImportError:
+    torch = None
+# What the network here is written for.
+WRITTEN_FOR = {
+    "model.kind": "flow",
+    "model.encoder.kind": "ast",
+    "model.encoder.swapped_padding": False,
+    "model.field.kind": "transformer",
+    "model.field.projection": "param2tok",
+    "optim.name": "adam",
+    "train.accumulate": 1,
+}
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    f, config = flags.FLAGS, config_flag.read()
+    if torch is None:
+        raise cli.UserError("PyTorch is not installed here: pip install torch")
+    if jax.device_count() > 1:
+        raise cli.UserError(f"one device is compared with one, and there are {jax.device_count()}")
+    for key, value in WRITTEN_FOR.items():
+        if attrgetter(key)(config) != value:
+            raise cli.UserError(f"the PyTorch side has only {key}={value}")
+    measure(config, f.steps).tell(f.json)
+
+
+def measure(config: Any, steps: int) -> Report:
+    """One unmeasured step a side and ``steps`` measured ones, in turns."""
+    report, limits = Report(), measure_limits(config.compute_dtype)
+    mesh, task = sharding.make_mesh(config.mesh), task_of(config)
+    trainer = Trainer.create(config, task)
+    shardings = trainer.state_shardings(mesh)
+    inputs = random_batch(config, task, mesh), flat_stats(task, mesh)
+    state = jit_init(trainer, shardings)()
+    program = compile_program(jit_train_step(trainer, mesh, shardings), state, *inputs)
+    ours = Stepper(program, state, *inputs)
+    theirs = TorchStepper(config, task.width, task.input_shape)
+    if theirs.parameters != trainer.parameter_count():
+        raise cli.UserError(f"PyTorch has {theirs.parameters} parameters and we {trainer.parameter_count()}")
+    sides: dict[str, Callable[[], Any]] = {"JAX": ours, "PyTorch": theirs}
+    rounds = [{name: _seconds(side) for name, side in sides.items()} for _ in range(1 + steps)][1:]
+    for name in sides:
+        seconds = statistics.median(one[name] for one in rounds)
+        report.add(device_row(name, seconds, config.data.batch_size, program.flop, program.moved, limits))
+    if not np.isfinite([ours.loss, theirs.loss]).all():
+        raise cli.UserError("a loss is not finite: these figures would mean nothing")
+    ratios = [one["PyTorch"] / one["JAX"] for one in rounds]
+    report.setting |= limits.figures | {
+        "torch": torch.__version__,
+        "batch_size": config.data.batch_size,
+        "compute_dtype": config.compute_dtype,
+        "parameters": theirs.parameters,
+        "jax_over_torch": statistics.median(ratios),
+        "jax_over_torch_range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+    }
+    return report
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(step())
+    return time.perf_counter() - started
+
+
+class TorchStepper:
+    """Training steps on one random batch; a call makes one, and returns when it is done."""
+
+    def __init__(self, config: Any, width: int, spectrogram: tuple[int, ...]) -> None:
+        torch.set_num_threads(usable_cores())
+        torch.manual_seed(config.seed)
+        self._device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        self._dtype, self._flow, self._clip = getattr(torch, config.compute_dtype), config.flow, config.optim.clip_norm
+        network = make_network(config.model, width, spectrogram).to(self._device)
+        self._weights = list(network.parameters())
+        self.parameters = sum(weight.numel() for weight in self._weights)
+        optim = config.optim
+        self._optimizer = torch.optim.Adam(self._weights, lr=optim.lr, betas=(optim.b1, optim.b2), eps=optim.eps)
+        compiled = self._device != "cpu"
+        self._loss = torch.compile(self._loss_of, mode="max-autotune") if compiled else self._loss_of
+        self._network = network
+        shape = config.data.batch_size, width
+        self._batch = [torch.randn(values, device=self._device) for values in ((shape[0], *spectrogram), shape, shape)]
+        self.loss = np.nan
+
+    def __call__(self) -> None:
+        self._optimizer.zero_grad()
+        loss = self._loss(*self._batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._weights, self._clip)
+        self._optimizer.step()
+        self.loss = loss.item()
+
+    def _loss_of(self, mel: Any, x0: Any, x1: Any) -> Any:
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            t = torch.rand(len(x0), 1, device=x0.device)
+            dropped = torch.rand(len(x0), 1, 1, device=x0.device) < self._flow.guidance_dropout
+            z = torch.where(dropped, self._network.dropout_token, self._network.encode(mel))
+            velocity = self._network.velocity((1.0 - t) * x0 + t * x1, t, z)
+        penalty = self._network.assignment.abs().mean()
+        return (velocity.float() - (x1 - x0)).square().mean() + self._flow.projection_penalty * penalty
+
+
+def make_network(model: Any, width: int, spectrogram: tuple[int, ...]) -> Any:
+    """The base flow; its layers are as ``synthjax.models`` documents them."""
+    nn, functional = torch.nn, torch.nn.functional
+    base: Any = nn.Module
+    encoder, field = model.encoder, model.field
+
+    def feed_forward(inputs: int, hidden: int, outputs: int) -> Any:
+        return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+    class Attention(base):
+        def __init__(self, dim: int, heads: int) -> None:
+            super().__init__()
+            self.heads, self.qkv, self.out = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+        def forward(self, x: Any) -> Any:
+            query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+    class Layer(base):
+        def __init__(self, dim: int, heads: int, hidden: int, *, modulated: bool) -> None:
+            super().__init__()
+            self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
+            self.norm2, self.ff = nn.LayerNorm(dim), feed_forward(dim, hidden, dim)
+            self.modulation = nn.Sequential(nn.GELU(), nn.Linear(dim, 6 * dim)) if modulated else None
+
+        def forward(self, x: Any, c: Any = None) -> Any:
+            if self.modulation is None:
+                x = x + self.attention(self.norm1(x))
+                return x + self.ff(self.norm2(x))
+            g1, b1, a1, g2, b2, a2 = self.modulation(c)[:, None].chunk(6, dim=-1)
+            x = x + a1 * self.attention(g1 * self.norm1(x) + b1)
+            return x + a2 * self.ff(g2 * self.norm2(x) + b2)
+
+    class Network(base):
+        def __init__(self) -> None:
+            super().__init__()
+            channels, *plane = spectrogram
+            axes = list(zip(plane, encoder.patch, encoder.stride, strict=True))
+            pads = [padding_to_patches(*axis) for axis in axes]
+            self.padding = (0, pads[1], 0, pads[0])
+            count = [(size + pad - patch) // stride + 1 for (size, patch, stride), pad in zip(axes, pads, strict=True)]
+            dim = encoder.dim
+            self.patches = nn.Conv2d(channels, dim, encoder.patch, encoder.stride)
+            self.queries = nn.Parameter(1e-6 * torch.randn(field.layers, dim))
+            self.positions = nn.Parameter(0.02 * torch.randn(field.layers + count[0] * count[1], dim))
+            self.encoder = nn.ModuleList(Layer(dim, encoder.heads, dim, modulated=False) for _ in range(encoder.layers))
+            self.out = nn.Linear(dim, dim)
+            self.dropout_token = nn.Parameter(torch.randn(dim))
+            self.conditioning = feed_forward(dim + field.time_features, field.dim, field.dim)
+            self.field = nn.ModuleList(
+                Layer(field.dim, field.heads, field.ff_dim, modulated=True) for _ in range(field.layers)
+            )
+            self.up = feed_forward(field.dim, field.dim, field.dim)
+            shared = torch.randn(field.dim) / field.dim**0.5
+            self.assignment = nn.Parameter(torch.full((field.tokens, width), (field.tokens * width) ** -0.5))
+            self.embedding = nn.Parameter(shared.repeat(width, 1))
+            self.unembedding = nn.Parameter(shared.repeat(width, 1))
+
+        def encode(self, mel: Any) -> Any:
+            patches = self.patches(functional.pad(mel, self.padding)).flatten(2).transpose(1, 2)
+            x = torch.cat([self.queries.expand(len(mel), -1, -1), patches], dim=1) + self.positions
+            for layer in self.encoder:
+                x = layer(x)
+            return self.out(x[:, : len(self.queries)])
+
+        def velocity(self, x: Any, t: Any, z: Any) -> Any:
+            half = field.time_features // 2
+            angle = t * 10_000.0 ** (-torch.arange(half, device=x.device) / half)
+            time_encoding = torch.cat([angle.cos(), angle.sin()], dim=-1)[:, None].expand(-1, z.shape[1], -1)
+            conditioning = self.conditioning(torch.cat([z, time_encoding], dim=-1))
+            tokens = self.assignment @ self.up(x[..., None] * self.embedding)
+            for layer, c in zip(self.field, conditioning.unbind(1), strict=True):
+                tokens = layer(tokens, c)
+            return ((self.assignment.T @ tokens) * self.unembedding).sum(dim=-1)
+
+    return Network()
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith(("--config=", "-config=")) for argument in sys.argv[1:]):
+        sys.argv.insert(1, "--config=configs/important.py")
+    config_flag.define()
+    flags.DEFINE_integer("steps", 5, "Measured steps of each side.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File for the figures.")
+    cli.run(main)

@@ -1,0 +1,195 @@
+"""Benchmarks run, and what they tell has the right units; never how fast anything is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scripts import roofline
+from scripts.bench_report import table
+from tests.helpers import REPOSITORY, TINY, assert_usage_error
+
+ON_DEVICE = {"name", "median_ms", "samples_per_second", "gflop", "gb_moved", "percent_of_peak", "percent_of_bandwidth"}
+TINY_FLAGS = [f"--config.{key}={value}" for key, value in TINY.items()]
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+
+def measure(script: str, folder: Path, *arguments: object) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What the benchmark says of itself, and its rows by name, in which every figure is one."""
+    file = folder / "figures.json"
+    result = run(script, f"--json={file}", *arguments)
+    assert result.returncode == 0, result.stderr
+    setting = json.loads(file.read_text())
+    rows = {row.pop("name"): row for row in setting.pop("rows")}
+    for name, row in rows.items():
+        assert f"measured {name}: " in result.stderr
+        assert f"\n{name} " in result.stdout
+        assert all(math.isfinite(value) and value > 0 for value in row.values() if value is not None), (name, row)
+        assert row["median_ms"] > 0
+    return setting, rows
+
+
+def test_step(tmp_path: Path) -> None:
+    setting, rows = measure("bench_step", tmp_path, "--config=configs/important.py", "--steps=1", *TINY_FLAGS)
+    assert [*rows] == ["encoder forward", "field forward", "gradient", "train step"]
+    assert all({"name", *row} == ON_DEVICE for row in rows.values())
+    step = rows["train step"]
+    assert step["samples_per_second"] == pytest.approx(TINY["data.batch_size"] / setting["step_seconds"])
+    assert step["gflop"] == setting["gflop_per_step"] == rows["gradient"]["gflop"]
+    # The gradient has both forward passes and, of each product of theirs, two more.
+    assert step["gflop"] > 2 * (rows["encoder forward"]["gflop"] + rows["field forward"]["gflop"])
+    # Weights, two moments and the average of each parameter, read and written.
+    assert step["gb_moved"] > 2 * 4 * 4 * setting["parameters"] / 1e9
+
+
+def test_sampler(tmp_path: Path) -> None:
+    options = ["--repeats=1", "--solves=heun-3", "--rows=6"]
+    setting, rows = measure("bench_sampler", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
+    assert [*rows] == [
+        "encoder",
+        "field, guidance 2",
+        "rk4-2, guidance 2",
+        "heun-3, guidance 2",
+        "a batch, host to host",
+    ]
+    assert all({"name", *row} == ON_DEVICE for row in rows.values())
+    encoder, field, rk4, heun, batch = rows.values()
+    for column in ("gflop", "gb_moved"):
+        assert rk4[column] == pytest.approx(encoder[column] + 8 * field[column])
+        assert heun[column] == pytest.approx(encoder[column] + 6 * field[column])
+        assert batch[column] == rk4[column]
+    assert setting["drawn_rows"] == 6
+    assert setting["drawn_rows_seconds"] > 0
+
+
+def test_loader(tmp_path: Path) -> None:
+    options = ["--rows=16", "--batches=1", "--workers=0,1", "--old_rows=16"]
+    setting, rows = measure("bench_loader", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
+    assert [*rows] == [
+        "bare h5py loop",
+        "cache none, one thread, not coupled",
+        "cache none, one thread, coupled",
+        "cache none, workers 0",
+        "cache none, workers 0, on device",
+        "cache none, workers 1",
+        "cache none, workers 1, on device",
+        "cache host, one thread, not coupled",
+        "cache host, one thread, coupled",
+        "cache host, workers 0",
+        "cache host, workers 0, on device",
+        "cache device, one thread, not coupled",
+        "cache device, one thread, coupled",
+        "cache device, workers 0",
+        "cache device, workers 0, on device",
+        "coupling 8 rows",
+        "old shard, row by row",
+        "rechunked, one thread, not coupled",
+    ]
+    assert rows["bare h5py loop"]["percent_of_bare_loops"] == pytest.approx(100)
+    assert rows["coupling 8 rows"]["percent_of_bare_loops"] is None
+    assert setting["data_rows"] == 16
+    spectrogram = 2 * 2 * 128 * 401
+    assert 0 < setting["stored_kb_a_row"] < spectrogram / 1e3
+    # Rows and noise of 92 columns, beside spectrograms in float16, or beside numbers of rows.
+    assert rows["cache none, workers 0"]["gb_moved"] == 8 * (spectrogram + 2 * 4 * 92) / 1e9
+    assert rows["cache device, workers 0"]["gb_moved"] == 8 * (4 + 2 * 4 * 92) / 1e9
+
+
+def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
+    options = [f"--config.data.root={tiny_root}", "--batches=1", "--caches=host", "--workers=", "--old_rows=0"]
+    setting, rows = measure("bench_loader", tmp_path, "--config=configs/regression.py", *options, *TINY_FLAGS[:2])
+    assert setting["data_rows"] == 24
+    of_cache = ["one thread, not coupled", "workers 0", "workers 0, on device"]
+    assert [*rows] == ["bare h5py loop", *(f"cache host, {name}" for name in of_cache), "coupling 8 rows"]
+
+
+def test_render(tmp_path: Path) -> None:
+    options = ["--config=configs/render_subtractive.py", "--rows=16", "--workers=1"]
+    setting, rows = measure("bench_render", tmp_path, *options)
+    assert {"synthesizer", "mel spectrogram", "an accepted row, in this process"} < {*rows}
+    assert setting["accepted_rows"] == 16
+    worker = rows["an accepted row, workers 1"]
+    assert worker["percent_of_real_time"] == pytest.approx(worker["median_ms"] / 40)  # Of 4 s.
+    assert worker["gflop"] is None
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("bench_loader", "--config=configs/k_osc.py"), ("data.source=k_osc",)),
+        (("bench_loader", "--config=configs/important.py", "--workers=two"), ("--workers", "must be numbers")),
+        (("bench_loader", "--config=configs/important.py", "--caches=disk"), ("--caches", "none,host,device")),
+        (("bench_sampler", "--config=configs/important.py", "--config.sampling.solver=dopri5"), ("dopri5", "euler")),
+        (("bench_sampler", "--config=configs/important.py", "--solves=rk4"), ("'rk4' with 0 steps", "rk4-100")),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_usage_error(run(*command), *words)
+
+
+def test_a_program_is_counted_whole() -> None:
+    left, right = jnp.ones((64, 32)), jnp.ones((32, 16))
+    program = roofline.compile_program(jnp.matmul, left, right)
+    assert program.flop == 2 * 64 * 32 * 16
+    assert program.moved == 4 * (64 * 32 + 32 * 16 + 64 * 16)
+    assert program.compile_seconds > 0
+    np.testing.assert_array_equal(program.call(left, right), jnp.full((64, 16), 32.0))
+
+
+def test_limits_are_those_of_all_devices_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sizes, of which the second takes long enough."""
+    seconds = iter([0.0, 0.5, 0.0, 0.25])
+
+    def fake(call: Any) -> float:
+        assert jax.block_until_ready(call()).size > 0
+        return next(seconds)
+
+    monkeypatch.setattr(roofline, "median_seconds", fake)
+    monkeypatch.setattr(roofline, "MATRIX_SIZES", (8, 16, 32))
+    monkeypatch.setattr(roofline, "COPY_BYTES", (64, 128, 256))
+    limits, devices = roofline.measure_limits("float32"), jax.device_count()
+    assert limits.matrix_size == 16
+    assert limits.flops == devices * 2 * 16**3 / 0.5
+    assert limits.bandwidth == devices * 2 * 128 / 0.25
+    assert limits.figures["matmul_gflop_per_second"] == limits.flops / 1e9
+
+
+def test_shares_of_the_limits() -> None:
+    limits = roofline.Limits("a device", 16, flops=4e12, bandwidth=1e11)
+    row = roofline.device_row("name", 0.5, samples=8, flop=1e12, moved=1e10, limits=limits)
+    expected = {
+        "median_ms": 500,
+        "samples_per_second": 16,
+        "gflop": 1000,
+        "gb_moved": 10,
+        "percent_of_peak": 50,
+        "percent_of_bandwidth": 20,
+    }
+    assert {key: value for key, value in row.items() if key != "name"} == pytest.approx(expected)
+
+
+def test_what_does_not_apply_is_told() -> None:
+    lines = table([{"name": "long name", "median_ms": 1.5, "percent_of_peak": None, "samples_per_second": 3.0}])
+    assert lines.splitlines() == [
+        "name       median ms  % of peak  samples/s",
+        "long name        1.5        n/a          3",
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
+def test_the_comparison_with_pytorch_asks_for_it() -> None:
+    assert_usage_error(run("bench_torch"), "PyTorch is not installed here: pip install torch")
