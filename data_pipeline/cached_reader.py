@@ -1,7 +1,7 @@
 """Rows that are read once, in order, and from then on copied out of memory.
 
-A contiguous read decompresses every chunk once, whatever its size: shards of the PyTorch code, whose guessed chunks
-make single rows expensive, need no rechunking to be read this way.
+A read in order decompresses chunks of many rows once or a few times, not once for every row: shards of the PyTorch
+code, whose guessed chunks make single rows expensive, need no rechunking to be read this way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from data_pipeline.cli import UserError
 from data_pipeline.host_memory import available_memory
 from data_pipeline.meter import data_size, shown_meter
 from data_pipeline.shards import ShardReader
+
+# Of the memory that is free: the rest is for what computes with it.
+SHARE_OF_CACHE = 0.75
+
+
+class TooLarge(UserError):
+    """A cache does not fit into memory."""
 
 
 class CachedReader:
@@ -37,7 +44,7 @@ class CachedReader:
         return len(self._reader)
 
     def load(self) -> None:
-        """Reads what is to be held. Raises UserError where the memory that is free cannot take it."""
+        """Reads what is to be held. Raises TooLarge where the memory that is free cannot take it."""
         self._held = {name: _read_all(self._reader, name) for name in self._names}
 
     def read_rows(self, name: str, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
@@ -54,10 +61,10 @@ def size_of(reader: ShardReader, name: str, rows: int | None = None) -> int:
 
 def _read_all(reader: ShardReader, name: str) -> NDArray[Any]:
     needed, free = size_of(reader, name), available_memory()
-    if needed > free:
-        raise UserError(
-            f"data.cache: {name} of {reader.path} takes {data_size(needed)}, and {data_size(free)} of memory are free: "
-            "set --config.data.cache=none"
+    if needed > SHARE_OF_CACHE * free:
+        raise TooLarge(
+            f"data.cache: {name} of {reader.path} takes {data_size(needed)}, and {data_size(free)} of memory are free, "
+            "of which it may take three quarters: set --config.data.cache=none"
         )
     rows = np.empty((len(reader), *reader.row_shape(name)), reader.dtype(name))
     with shown_blocks(reader, name, range(len(reader)), "reading into memory") as blocks:

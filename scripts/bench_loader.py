@@ -42,6 +42,7 @@ from bench_report import Report
 from roofline import median_seconds
 
 from data_pipeline import cli, config_flag
+from data_pipeline.cached_reader import TooLarge
 from data_pipeline.param_spec import load_spec
 from data_pipeline.rechunk import rechunk
 from data_pipeline.shards import MEL_SPEC, PARAM_ARRAY, ShardReader
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
         for cache in f.caches:
             try:
                 bench.measure_cache(cache, list(map(int, f.workers)))
-            except cli.UserError as error:  # A large data set need not fit.
+            except TooLarge as error:
                 print(f"not measured: {error}", file=sys.stderr, flush=True)
         bench.measure_coupling()
         if f.old_rows:

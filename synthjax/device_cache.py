@@ -1,23 +1,19 @@
 """Spectrograms that stay in the devices' memory: the host sends row numbers, and no spectrogram after the first fill.
 
-Shapes: N rows of the split, P parts of a batch (devices along the mesh's batch axes), B global batch, C channels,
-M mels, F frames.
+Shapes: N rows of the split, P devices along the mesh's data axis, B batch of one slice, C channels, M mels, F frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.cached_reader import shown_blocks, size_of
-from data_pipeline.cli import UserError
+from data_pipeline.cached_reader import SHARE_OF_CACHE, TooLarge, shown_blocks, size_of
 from data_pipeline.host_memory import available_memory
 from data_pipeline.meter import data_size
 from data_pipeline.shards import MEL_SPEC, ShardReader
@@ -25,60 +21,62 @@ from synthjax import sharding
 
 
 class DeviceCache:
-    """All spectrograms of a split in the type in which they are stored, N/P of them for each part of a batch.
+    """All spectrograms of a split in the type in which they are stored: N/P on each device, one copy in every slice.
+
+    Every step moves the spectrograms of its batch between the devices of a slice, and needs room for B of them on each:
+    made for one host, or a few with a fast network.
 
     Raises:
-      UserError: if they do not fit into the memory that the devices have left.
+      TooLarge: if they do not fit into the memory that the devices have left.
     """
 
     def __init__(self, reader: ShardReader, mesh: Mesh) -> None:
-        self._mesh, self._placement = mesh, sharding.batch_sharding(mesh)
-        parts = sharding.batch_parts(mesh)
+        self._mesh, self._batch_placement = mesh, sharding.batch_sharding(mesh)
+        placement, parts = NamedSharding(mesh, PartitionSpec(sharding.DATA)), mesh.shape[sharding.DATA]
         shape = (-(-len(reader) // parts) * parts, *reader.row_shape(MEL_SPEC))  # Rows of zeros fill the last part.
         _check_memory(reader, shape[0] // parts)
-        self._rows = _fill(reader, shape, self._placement)
-        self._take = jax.jit(self._taken, out_shardings=self._placement)
+        self._rows = jax.block_until_ready(_fill(reader, shape, placement))
+        self._take = jax.jit(self._taken, out_shardings=self._batch_placement)
 
     def fetch(self, rows: Int[Array, " B"]) -> Float[Array, "B C M F"]:
         """The spectrograms of the rows so numbered, both split like every batch."""
         return self._take(self._rows, rows)
 
     def _taken(self, cache: Array, rows: Array) -> Array:
-        axes = self._placement.spec[0]
-        return jax.shard_map(
-            partial(_take_part, axes=axes),
-            mesh=self._mesh,
-            in_specs=self._placement.spec,
-            out_specs=self._placement.spec,
-        )(cache, rows)
+        batch = self._batch_placement.spec
+        specs = PartitionSpec(sharding.DATA), batch
+        return jax.shard_map(_take_part, mesh=self._mesh, in_specs=specs, out_specs=batch)(cache, rows)
 
 
-def _take_part(cache: Float[Array, "N/P C M F"], rows: Int[Array, " B/P"], axes: tuple[str, ...]) -> Array:
-    """On one device: every device finds those of all rows that it holds, and each gets those of its part of the batch.
+def _take_part(cache: Float[Array, "N/P C M F"], rows: Int[Array, " B/P"]) -> Float[Array, "B/P C M F"]:
+    """On one device: each finds those of its slice's rows that it holds, and gets those of its own part of the batch.
 
     What the devices found is added up. As all but one found zeros, sums of the numbers' bits are the numbers, bit for
     bit: -0.0 plus 0.0 would be 0.0.
     """
-    wanted = jax.lax.all_gather(rows, axes, tiled=True) - jax.lax.axis_index(axes) * cache.shape[0]
+    wanted = jax.lax.all_gather(rows, sharding.DATA, tiled=True) - jax.lax.axis_index(sharding.DATA) * cache.shape[0]
     here = (wanted >= 0) & (wanted < cache.shape[0])
-    found = jax.lax.bitcast_convert_type(cache[jnp.where(here, wanted, 0)], _bits_of(cache.dtype))
-    found = jnp.where(here[:, None, None, None], found, 0)
-    found = jax.lax.psum_scatter(found, axes, scatter_dimension=0, tiled=True)
-    return jax.lax.bitcast_convert_type(found, cache.dtype)
+    found = jnp.where(here[:, None], _words(cache[jnp.where(here, wanted, 0)]), 0)
+    found = jax.lax.psum_scatter(found, sharding.DATA, scatter_dimension=0, tiled=True)
+    return jax.lax.bitcast_convert_type(found, cache.dtype).reshape(-1, *cache.shape[1:])
 
 
-def _bits_of(dtype: np.dtype) -> Any:
-    return jnp.dtype(f"uint{8 * dtype.itemsize}")
+def _words(rows: Array) -> Array:
+    """The bits of (n, C, M, F) as (n, words) of 32 bits: sums of fewer are made by GPUs as if they were so many."""
+    numbers = 4 // rows.dtype.itemsize
+    grouped = rows.reshape(len(rows), -1, numbers) if numbers > 1 else rows.reshape(len(rows), -1)
+    return jax.lax.bitcast_convert_type(grouped, jnp.uint32)
 
 
 def _check_memory(reader: ShardReader, rows: int) -> None:
     """Refuses ``rows`` rows a device where one of this process's devices has no room for them."""
     needed = size_of(reader, MEL_SPEC, rows)
     free = min(map(_free_bytes, jax.local_devices()))
-    if needed > free:
-        raise UserError(
+    if needed > SHARE_OF_CACHE * free:
+        raise TooLarge(
             f"data.cache=device: the spectrograms of {reader.path} take {data_size(needed)} a device, and "
-            f"{data_size(free)} are free: set --config.data.cache=host, or train on more devices"
+            f"{data_size(free)} are free, of which it may take three quarters: set --config.data.cache=host, or train "
+            "on more devices"
         )
 
 

@@ -61,6 +61,7 @@ class TrainedModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         tolerance: float | None = None,
     ) -> TrainedModel:
         """Reads config, spec, statistics and weights of a run; the sampler's settings default to the config's.
@@ -69,7 +70,13 @@ class TrainedModel:
           UserError: if the workdir holds no run or not that checkpoint, or for a solver that does not exist.
         """
         config = workdir.read_config()
-        chosen = {"solver": solver, "steps": steps, "guidance": guidance, "tolerance": tolerance}
+        chosen = {
+            "solver": solver,
+            "steps": steps,
+            "guidance": guidance,
+            "guidance_interval": guidance_interval,
+            "tolerance": tolerance,
+        }
         config.sampling.update({name: value for name, value in chosen.items() if value is not None})
         task, stats = _task_of(config, workdir)
         trainer = Trainer.create(config, task)

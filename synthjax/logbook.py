@@ -104,6 +104,7 @@ class Logbook:
             values = {name: fetched[name].item() for name in sorted(fetched, key=lambda name: ("/" in name, name))}
             bad_step = int(values.pop("bad_step"))
             if bad_step != NO_BAD_STEP:
+                self._write()  # What came before it tells how it came.
                 raise NonFinite(bad_step)
             self._timings(logged, values["loss"])
             self._records[logged] = values

@@ -9,7 +9,7 @@ from synthjax.inference import TrainedModel
 
 
 def define() -> None:
-    """Defines --workdir, --checkpoint, --data_root, --use_ema, and the sampler's --solver, --steps, --guidance."""
+    """Defines --workdir, --checkpoint, --data_root, --use_ema, and what the sampler is told."""
     flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of a training run.")
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
     flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run was trained from.")
@@ -18,11 +18,23 @@ def define() -> None:
     flags.DEFINE_integer(
         "steps",
         None,
-        "Solver steps; default: the run's sampling.steps. dopri5 chooses its own, by the run's sampling.tolerance.",
+        "Solver steps; default: the run's sampling.steps. dopri5 chooses its own, by --tolerance.",
         lower_bound=1,
     )
+    flags.DEFINE_float("tolerance", None, "Error of a step of dopri5; default: the run's sampling.tolerance.")
     flags.DEFINE_float("guidance", None, "Guidance strength, 1 for none; default: the run's sampling.guidance.")
+    flags.DEFINE_list(
+        "guidance_interval", None, "BEGIN,END: times of guidance; default: the run's sampling.guidance_interval."
+    )
+    flags.register_validator("guidance_interval", _is_interval, "must be two numbers, as in 0.2,0.8")
     flags.mark_flag_as_required("workdir")
+
+
+def _is_interval(values: list[str] | None) -> bool:
+    try:
+        return values is None or len(list(map(float, values))) == 2
+    except ValueError:
+        return False
 
 
 def load_model() -> TrainedModel:
@@ -36,4 +48,6 @@ def load_model() -> TrainedModel:
             solver=f.solver,
             steps=f.steps,
             guidance=f.guidance,
+            guidance_interval=f.guidance_interval and (float(f.guidance_interval[0]), float(f.guidance_interval[1])),
+            tolerance=f.tolerance,
         )

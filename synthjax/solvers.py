@@ -100,7 +100,7 @@ def solve_adaptive(
     else a shorter one is tried (Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I", section II.4).
     All rows are evaluated until the last has arrived, after ``MAX_STEPS`` tries at most: no step is shorter than the
     time left divided by the tries left, and one as short as that is taken whatever its error. So a row too hard for the
-    tolerance is solved as well as that many steps can.
+    tolerance is solved as well as that many steps can. A row ends as NaN where the field is not finite.
 
     A row's steps hang on its own values alone, to the last bit: what is rounded otherwise, as some batch sizes are,
     ends elsewhere within the tolerance.
@@ -113,7 +113,9 @@ def solve_adaptive(
         x, slope, error = dopri5_step(field, walk.x, walk.t, h, walk.slope)
         error = _relative_error(error, walk.x, x, tolerance)
         taken = (error <= 1) | (h <= least)
-        t = jnp.where(h < left, walk.t + h, end)
+        lost = ~jnp.isfinite(walk.slope).all(axis=-1)
+        x, taken = jnp.where(lost[:, None], jnp.nan, x), taken | lost
+        t = jnp.where((h < left) & ~lost, walk.t + h, end)
         factor = jnp.clip(SAFETY * error ** (-1 / 5), SHRINK, jnp.where(walk.refused, 1.0, GROW))
         return _Walk(
             tried=walk.tried + 1,

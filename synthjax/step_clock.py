@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import jax
 
+from data_pipeline import cli
+
 # Steps that wait on the devices beside the one they compute: enough for the devices never to wait for the host, few
 # enough for the batches that these steps hold.
 AHEAD = 4
@@ -55,10 +57,12 @@ class StepClock:
         self._last = time.perf_counter()
 
     def close(self) -> None:
-        """Ends the thread; not if it waits for steps that, as another process has failed, will never be done."""
+        """Ends the thread; one that still waits for steps, which may never be done, ends with the command."""
         with suppress(queue.Full):
             self._started.put(None, timeout=1.0)
         self._thread.join(timeout=1.0)
+        if self._thread.is_alive():  # Python's own end would break into its waiting, and abort.
+            cli.exit_without_threads()
 
     def _watch(self) -> None:
         while (started := self._started.get()) is not None:

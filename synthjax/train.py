@@ -33,7 +33,7 @@ from synthjax.profiling import Profiler, parse_window
 from synthjax.run_summary import summary
 from synthjax.tasks import Batch
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
-from synthjax.training_data import KOscTrainingData, ShardTrainingData, open_training_data
+from synthjax.training_data import ShardTrainingData, TrainingData, open_training_data
 from synthjax.validation import Validator
 from synthjax.workdir import Workdir
 from synthjax.writers import Writers
@@ -44,7 +44,7 @@ class Run:
     """What a run is made of and does not change while it trains."""
 
     config: ml_collections.ConfigDict
-    data: ShardTrainingData | KOscTrainingData
+    data: TrainingData
     mesh: Mesh
     trainer: Trainer
     shardings: TrainState
@@ -81,13 +81,13 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
             stack.callback(writers.close)
         logbook = Logbook(writers, display, config.data.batch_size)
         stack.callback(logbook.close)
+        to_batch = _load(run, display)  # A signal ends it at once: there is nothing to save.
         stop = stack.enter_context(StopRequest())
         probe = _start_probe(run, writers, display)
         if probe:
             stack.callback(probe.close)
         profiler = Profiler(parse_window(config.profile), workdir.tensorboard)
         stack.callback(profiler.close)
-        to_batch = _load(run, display)
         display.start_bar()
         code = Loop(run, to_batch, checkpoints, logbook, display, stop, probe, profiler).go(state, start)
         display.say(summary(logbook.totals, config, workdir.starts()))

@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
 from data_pipeline.cached_reader import CachedReader
-from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.staging import local_root
@@ -27,7 +26,6 @@ from synthjax.tasks import Batch, SpectrogramTask, Task
 
 # Rows whose parameters tell one data set from another of the same size.
 FINGERPRINT_ROWS = 64
-SOURCES = ("shards", "k_osc")
 # Datasets that the host's memory holds, by data.cache.
 HELD_BY_HOST: dict[str, tuple[str, ...]] = {"none": (), "host": (MEL_SPEC, PARAM_ARRAY), "device": (PARAM_ARRAY,)}
 
@@ -35,9 +33,14 @@ HELD_BY_HOST: dict[str, tuple[str, ...]] = {"none": (), "host": (MEL_SPEC, PARAM
 class TrainingData(Protocol):
     """``stats`` goes into the step beside every batch; ``identity`` is what a workdir remembers of its data."""
 
-    task: Task
-    stats: MelStats | None
-    identity: dict[str, Any]
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def stats(self) -> MelStats | None: ...
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
 
     @property
     def workers(self) -> int:
@@ -163,12 +166,9 @@ class KOscTrainingData:
         return KOscHeldOut(self.task, "val", config.validation.rows, placement) if config.train.eval_every else None
 
 
-def open_training_data(config: ml_collections.ConfigDict) -> ShardTrainingData | KOscTrainingData:
-    """What the config's ``data`` section names. Raises UserError where there is no such thing."""
-    source = config.data.source
-    if source not in SOURCES:
-        raise UserError(f"unknown data.source {source!r}: use {' or '.join(SOURCES)}")
-    return ShardTrainingData(config) if source == "shards" else KOscTrainingData(config)
+def open_training_data(config: ml_collections.ConfigDict) -> TrainingData:
+    """What the config's ``data`` section names."""
+    return ShardTrainingData(config) if config.data.source == "shards" else KOscTrainingData(config)
 
 
 def dataset_identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class ScriptedSynth:
         self._renders = 0
         self._drifted = False
         if "start" in self._script and self._strikes("start"):
-            print("cannot find the wavetables")
+            print("cannot find the wavetables", flush=True)  # os._exit drops what is not.
             os._exit(3)
 
     def render(self, values: Mapping[str, Any]) -> Audio:

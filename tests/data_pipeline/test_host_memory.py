@@ -14,8 +14,8 @@ GB = 1 << 30
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(host_memory, "PROC", tmp_path)
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
     return tmp_path
 
 
@@ -34,6 +34,32 @@ def test_a_containers_limit_counts_less_what_is_in_use_and_cannot_be_given_up(sy
     (system / "memory.current").write_text(f"{3 * GB}\n")
     (system / "memory.stat").write_text(f"anon 5\ninactive_file {2 * GB}\n")
     assert host_memory.available_memory() == 3 * GB
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/slurm/job_7/step_0", "slurm/job_7", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "4:memory:/slurm/job_7/step_0",
+            "memory/slurm/job_7",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_a_jobs_limit_counts_wherever_it_is_above_this_process(
+    system: Path, line: str, folder: str, names: tuple[str, str, str]
+) -> None:
+    (system / "meminfo").write_text("MemAvailable:   99999999 kB\n")
+    (system / "self").mkdir()
+    (system / "self" / "cgroup").write_text(f"9:cpu:/other\n{line}\n")
+    group = system / folder
+    group.mkdir(parents=True)
+    limit, used, cached = names
+    (group / limit).write_text(f"{2 * GB}\n")
+    (group / used).write_text(f"{GB}\n")
+    (group / "memory.stat").write_text(f"{cached} 5\n")
+    assert host_memory.available_memory() == GB + 5
 
 
 def test_no_limit_is_no_limit(system: Path) -> None:

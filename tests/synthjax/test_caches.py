@@ -94,17 +94,18 @@ def test_bits_of_numbers_survive_the_way_between_devices(dtype: type[np.floating
     odd = np.array([-0.0, 0.0, np.inf, -np.inf, np.finfo(dtype).smallest_subnormal, -1.5, np.nan, 65504], dtype)
     mesh = make_mesh("data")
     placement = sharding.batch_sharding(mesh)
-    rows = jax.device_put(odd[::-1].reshape(8, 1, 1, 1), placement)
+    held = np.stack([odd[::-1], odd], axis=-1).reshape(8, 2, 1, 1)
+    rows = jax.device_put(held, placement)
     order = jax.device_put(np.array([3, 3, 0, 7, 5, 1, 2, 6], np.int32), placement)
     taken = jax.jit(
         jax.shard_map(
-            lambda cache, wanted: device_cache._take_part(cache, wanted, placement.spec[0]),
+            device_cache._take_part,
             mesh=mesh,
             in_specs=placement.spec,
             out_specs=placement.spec,
         )
     )(rows, order)
-    assert np.asarray(taken).tobytes() == odd[::-1][np.asarray(order)].tobytes()
+    assert np.asarray(taken).tobytes() == held[np.asarray(order)].tobytes()
 
 
 def test_a_cached_reader_reads_once_and_from_memory(reader: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +132,13 @@ def test_too_little_memory_is_told_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(ShardReader, "blocks", lambda *_: pytest.fail("read"))
     needed = 24 * 2 * 128 * 401 * 2
-    monkeypatch.setattr("data_pipeline.cached_reader.available_memory", lambda: needed - 1)
-    with pytest.raises(UserError, match=r"mel_spec of .* takes 4\.9 MB, and 4\.9 MB of memory are free: set --config"):
+    monkeypatch.setattr("data_pipeline.cached_reader.available_memory", lambda: needed / 0.75 - 2)
+    with pytest.raises(UserError, match=r"mel_spec of .* takes 4\.9 MB, and 6\.6 MB of memory are free, .*cache=none"):
         CachedReader(reader, [MEL_SPEC]).load()
-    monkeypatch.setattr(device_cache, "_free_bytes", lambda device: needed // 8 - 1)
-    with pytest.raises(UserError, match=r"take 615\.9 kB a device, and 615\.9 kB are free: .*cache=host, or train on"):
+    monkeypatch.setattr(device_cache, "_free_bytes", lambda device: needed / 8 / 0.75 - 2)
+    with pytest.raises(UserError, match=r"take 615\.9 kB a device, and 821\.2 kB are free, .*cache=host, or train on"):
         DeviceCache(reader, make_mesh("data"))
-    monkeypatch.setattr(device_cache, "_free_bytes", lambda device: needed // 8)
+    monkeypatch.setattr(device_cache, "_free_bytes", lambda device: needed / 8 / 0.75 + 2)
     with pytest.raises(pytest.fail.Exception):
         DeviceCache(reader, make_mesh("data"))
 

@@ -116,6 +116,9 @@ def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, 
         (["--checkpoint=99"], ["no checkpoint '99'", "best, latest"]),
         (["--split=dev"], ["no dev.h5 under"]),
         (["--data_root=/nowhere"], ["no test.h5 under /nowhere"]),
+        (["--guidance_interval=0.5"], ["guidance_interval", "two numbers, as in 0.2,0.8"]),
+        (["--guidance_interval=0.9,0.1"], ["sampling.guidance_interval=", "0.9, 0.1"]),
+        (["--tolerance=0"], ["sampling.tolerance=0.0"]),
         (["extra"], ["unexpected argument 'extra'"]),
     ],
 )
@@ -225,11 +228,8 @@ def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Path, tmp_path: Path) -> None:
-    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
-    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    config["sampling"] |= {"guidance_interval": [0.2, 0.6], "tolerance": 1e-3}
-    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    result = evaluate(workdir, "--solver=dopri5", "--checkpoint=latest", f"--output={tmp_path / 'out'}")
+    chosen = ["--solver=dopri5", "--tolerance=1e-3", "--guidance_interval=0.2,0.6"]
+    result = evaluate(trained, *chosen, "--checkpoint=latest", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     told = [
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (evaluation, tmp_path / "out")

@@ -43,7 +43,7 @@ def assert_same_figures(one: Path, other: Path) -> None:
         (2, 1, {}),
         (2, 1, {"mesh__fsdp": True, "data__cache": "device"}),
         (2, 2, {"mesh__model": 2, "data__cache": "device"}),
-        (2, 2, {"mesh__slices": 2, "mesh__fsdp": True, "train__accumulate": 2}),
+        (2, 2, {"mesh__slices": 2, "mesh__fsdp": True, "train__accumulate": 2, "data__cache": "device"}),
         (4, 1, {}),
     ],
 )

@@ -186,6 +186,16 @@ def test_a_row_that_is_not_finite_ends_and_leaves_the_others_alone() -> None:
     np.testing.assert_allclose(x[:1], X0 * math.exp(2), rtol=1e-3)
 
 
+def test_a_row_that_is_not_finite_costs_the_others_nothing() -> None:
+    evaluations = []
+    for x0 in (X0, jnp.concatenate([X0, jnp.full_like(X0, jnp.nan)])):
+        field = Watched(growth)
+        with jax.disable_jit():
+            solve_adaptive(field, x0, tolerance=1e-4)
+        evaluations.append(len(field.times))
+    assert evaluations[0] == evaluations[1]
+
+
 def test_a_step_to_where_the_field_is_not_finite_is_tried_again_shorter() -> None:
     # It is finite up to 1.2 times the solution; a step of the first length would overshoot that.
     steep = 30.0

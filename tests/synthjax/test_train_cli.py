@@ -78,7 +78,9 @@ def test_images_and_timings_are_in_tensorboard(finished: Path) -> None:
     events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     assert {"assignment", "parameter_mse"} <= set(events.Tags()["images"])
-    assert {"loss", "samples_per_second", "step_seconds", "data_wait_seconds"} <= set(events.Tags()["scalars"])
+    assert {"loss", "samples_per_second", "step_seconds", "step_jitter_seconds", "data_wait_seconds"} <= set(
+        events.Tags()["scalars"]
+    )
     assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
 
 
@@ -274,6 +276,20 @@ def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
     bad_step = int(message.split("step ")[1].split()[0])
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == (bad_step - 1 if bad_step > 1 else None)
+
+
+@pytest.mark.slow
+def test_a_nan_between_checkpoints_is_found_and_what_came_before_is_logged(tiny_root: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_root.parent, tmp_path / "data"))
+    rows = make_rows(0, 14)
+    rows.mel_spec[5, 1, 100, 200] = float("nan")
+    write(data / "shards" / "shard-0.h5", rows)
+    workdir = tmp_path / "run"
+    settings = {"checkpoint__every": 1_000, "train__eval_every": 0, "train__steps": 1_000, "seed": 4}
+    result = train(data / "splits", workdir, **settings)
+    assert result.returncode == 1, result.stderr
+    bad_step = int(result.stderr.splitlines()[-1].split("step ")[1].split()[0])
+    assert [json.loads(line)["step"] for line in lines(workdir)] == list(range(1, bad_step))
 
 
 @pytest.mark.slow

@@ -246,10 +246,15 @@ def test_the_full_base_config_survives_the_round_trip(workdir: Workdir, config: 
 def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     workdir.prepare(config, DATASET)
     earlier = json.loads(workdir.config.read_text())
-    for section, name in (("data", "source"), ("train", "accumulate"), ("train", "remat"), ("mesh", "slices")):
-        del earlier[section][name]
-    for name in ("guidance_interval", "tolerance"):
-        del earlier["sampling"][name]
+    later = {
+        "data": ("source", "cache"),
+        "train": ("accumulate", "remat"),
+        "mesh": ("slices",),
+        "sampling": ("guidance_interval", "tolerance"),
+    }
+    for section, names in later.items():
+        for name in names:
+            del earlier[section][name]
     del earlier["profile"]
     workdir.config.write_text(json.dumps(earlier))
     check_config(workdir.read_config())
