@@ -56,6 +56,7 @@ def test_step(tmp_path: Path) -> None:
     assert step["gb_moved"] > 2 * 4 * 4 * setting["parameters"] / 1e9
 
 
+@pytest.mark.slow
 def test_sampler(tmp_path: Path) -> None:
     options = ["--repeats=1", "--solves=heun-3", "--rows=6"]
     setting, rows = measure("bench_sampler", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
@@ -76,6 +77,7 @@ def test_sampler(tmp_path: Path) -> None:
     assert setting["drawn_rows_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_loader(tmp_path: Path) -> None:
     options = ["--rows=16", "--batches=1", "--workers=0,1", "--old_rows=16"]
     setting, rows = measure("bench_loader", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
@@ -109,6 +111,7 @@ def test_loader(tmp_path: Path) -> None:
     assert rows["cache device, workers 0"]["gb_moved"] == 8 * (4 + 2 * 4 * 92) / 1e9
 
 
+@pytest.mark.slow
 def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
     options = [f"--config.data.root={tiny_root}", "--batches=1", "--caches=host", "--workers=", "--old_rows=0"]
     setting, rows = measure("bench_loader", tmp_path, "--config=configs/regression.py", *options, *TINY_FLAGS[:2])
@@ -117,6 +120,7 @@ def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
     assert [*rows] == ["bare h5py loop", *(f"cache host, {name}" for name in of_cache), "coupling 8 rows"]
 
 
+@pytest.mark.slow
 def test_render(tmp_path: Path) -> None:
     options = ["--config=configs/render_subtractive.py", "--rows=16", "--workers=1"]
     setting, rows = measure("bench_render", tmp_path, *options)
