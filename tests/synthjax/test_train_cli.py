@@ -261,14 +261,19 @@ def test_a_truncated_shard_is_refused(tiny_root: Path, tmp_path: Path) -> None:
     assert_usage_error(train(data / "splits", tmp_path / "run"), "shard-1.h5")
 
 
-@pytest.mark.slow
-def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_root: Path, tmp_path: Path) -> None:
+def with_nan(tiny_root: Path, tmp_path: Path) -> Path:
+    """A copy of the data set, with a spectrogram that is not finite in row 5."""
     data = Path(shutil.copytree(tiny_root.parent, tmp_path / "data"))
     rows = make_rows(0, 14)
     rows.mel_spec[5, 1, 100, 200] = float("nan")
     write(data / "shards" / "shard-0.h5", rows)
-    workdir = tmp_path / "run"
-    result = train(data / "splits", workdir, train__log_every=2, checkpoint__every=1, train__eval_every=0, seed=4)
+    return data / "splits"
+
+
+@pytest.mark.slow
+def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_root: Path, tmp_path: Path) -> None:
+    root, workdir = with_nan(tiny_root, tmp_path), tmp_path / "run"
+    result = train(root, workdir, train__log_every=2, checkpoint__every=1, train__eval_every=0, seed=4)
     assert result.returncode == 1, result.stderr
     message = result.stderr.splitlines()[-1]
     assert message.startswith("error: loss or gradient of step ")
@@ -280,13 +285,9 @@ def test_a_nan_in_the_data_stops_the_run_and_keeps_the_last_good_checkpoint(tiny
 
 @pytest.mark.slow
 def test_a_nan_between_checkpoints_is_found_and_what_came_before_is_logged(tiny_root: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(tiny_root.parent, tmp_path / "data"))
-    rows = make_rows(0, 14)
-    rows.mel_spec[5, 1, 100, 200] = float("nan")
-    write(data / "shards" / "shard-0.h5", rows)
-    workdir = tmp_path / "run"
+    root, workdir = with_nan(tiny_root, tmp_path), tmp_path / "run"
     settings = {"checkpoint__every": 1_000, "train__eval_every": 0, "train__steps": 1_000, "seed": 4}
-    result = train(data / "splits", workdir, **settings)
+    result = train(root, workdir, **settings)
     assert result.returncode == 1, result.stderr
     bad_step = int(result.stderr.splitlines()[-1].split("step ")[1].split()[0])
     assert [json.loads(line)["step"] for line in lines(workdir)] == list(range(1, bad_step))
