@@ -40,9 +40,27 @@ def uniform_fan_in(fan_in: int) -> nnx.Initializer:
     return init
 
 
+@jax.custom_jvp
 def gelu(x: Array) -> Array:
-    """The exact GELU (error function), as everywhere in the reference."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, x Phi(x) with the normal distribution function Phi, as everywhere in the reference.
+
+    ``jax.nn.gelu`` takes the complementary error function, which costs XLA's CPU backend three times as much.
+    """
+    return (x * _normal_cdf(x)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The slope Phi(x) + x phi(x) is all that a backward pass keeps."""
+    (x,), (tangent,) = primals, tangents
+    cdf, wide = _normal_cdf(x), x.astype(jnp.float32)
+    slope = cdf + wide * jnp.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
+    return (x * cdf).astype(x.dtype), slope.astype(x.dtype) * tangent
+
+
+def _normal_cdf(x: Array) -> Array:
+    """In float32: half of what is small would be lost in bfloat16."""
+    return 0.5 * (1.0 + jax.lax.erf(x.astype(jnp.float32) / math.sqrt(2.0)))
 
 
 def linear(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from synthjax.models.layers import FeedForward, gelu, layer_norm, linear, run_layers, stack_layers
 from synthjax.models.remat import Remat, saved
-from synthjax.models.vector_fields import with_time
+from synthjax.models.vector_fields import conditioning_of_layers
 
 
 class MLPFieldBlock(nnx.Module):
@@ -70,14 +70,7 @@ class MLPField(nnx.Module):
         dropped: Bool[Array, " B"] | None = None,
     ) -> Float[Array, "B W"]:
         """Velocity at (x, t); examples marked in ``dropped`` are unconditional, whatever their z."""
-        if dropped is not None:
-            marked = dropped.reshape(-1, *(1,) * (z.ndim - 1))
-            z = jnp.where(marked, self.dropout_token[...].astype(z.dtype), z)
-        conditioning = self.conditioning(with_time(z, t, self.time_features))
-        if z.ndim == 2:  # One row for every layer.
-            rows = jnp.broadcast_to(conditioning, (self.layers, *conditioning.shape))
-        else:
-            rows = jnp.moveaxis(conditioning, 1, 0)
+        rows = conditioning_of_layers(self, z, t, dropped)
         return self.read(run_layers(self.blocks, self.embed(x), rows, remat=self.remat))
 
     def penalty(self) -> Float[Array, ""]:

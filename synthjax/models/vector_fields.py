@@ -5,7 +5,7 @@ Shapes: B batch, W row width, N tokens, D model width, L layers, T width of the 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,17 @@ def with_time(z: Float[Array, "B *L D"], t: Float[Array, " B"], features: int) -
     time = sinusoidal_time(t, features) if features > 1 else t[:, None]
     time = time.astype(z.dtype).reshape(z.shape[0], *(1,) * (z.ndim - 2), features)
     return jnp.concatenate([z, jnp.broadcast_to(time, (*z.shape[:-1], features))], axis=-1)
+
+
+def conditioning_of_layers(
+    field: Any, z: Float[Array, "B L E"] | Float[Array, "B E"], t: Float[Array, " B"], dropped: Bool[Array, " B"] | None
+) -> Float[Array, "L B D"]:
+    """What a vector field's layers are conditioned on; one row of z for all of them is computed once."""
+    if dropped is not None:
+        marked = dropped.reshape(-1, *(1,) * (z.ndim - 1))
+        z = jnp.where(marked, field.dropout_token[...].astype(z.dtype), z)
+    rows = field.conditioning(with_time(z, t, field.time_features))
+    return jnp.moveaxis(rows, 1, 0) if z.ndim == 3 else jnp.broadcast_to(rows, (field.layers, *rows.shape))
 
 
 class FieldBlock(nnx.Module):
@@ -117,12 +128,7 @@ class TransformerField(nnx.Module):
         dropped: Bool[Array, " B"] | None = None,
     ) -> Float[Array, "B W"]:
         """Velocity at (x, t); examples marked in ``dropped`` are unconditional, whatever their z."""
-        if z.ndim == 2:  # One row for every layer.
-            z = jnp.broadcast_to(z[:, None], (z.shape[0], self.layers, z.shape[1]))
-        if dropped is not None:
-            z = jnp.where(dropped[:, None, None], self.dropout_token[...].astype(z.dtype), z)
-        conditioning = self.conditioning(with_time(z, t, self.time_features))
-        rows, tokens = jnp.moveaxis(conditioning, 1, 0), self.projection.to_tokens(x)
+        rows, tokens = conditioning_of_layers(self, z, t, dropped), self.projection.to_tokens(x)
         return self.projection.to_row(run_layers(self.blocks, tokens, rows, remat=self.remat))
 
     def penalty(self) -> Float[Array, ""]:

@@ -102,6 +102,25 @@ def test_gelu_is_exact() -> None:
     np.testing.assert_allclose(jax.jit(gelu)(x), reference.gelu(x.astype(np.float64)), rtol=1e-5, atol=1e-6)
 
 
+def test_gelu_has_the_slope_of_jax_both_ways() -> None:
+    x = jnp.linspace(-6.0, 6.0, 101)
+
+    def exact(x: jax.Array) -> jax.Array:
+        return jax.nn.gelu(x, approximate=False)
+
+    for slope in (jax.jvp(gelu, (x,), (jnp.ones_like(x),))[1], jax.grad(lambda x: gelu(x).sum())(x)):
+        np.testing.assert_allclose(slope, jax.grad(lambda x: exact(x).sum())(x), atol=1e-6)
+
+
+def test_gelu_in_bfloat16_is_rounded_once() -> None:
+    x = jnp.linspace(-4.0, 4.0, 101, dtype=jnp.bfloat16)
+    for function in (gelu, jax.vmap(jax.grad(gelu))):
+        out = jax.jit(function)(x)
+        assert out.dtype == jnp.bfloat16
+        expected = jax.jit(function)(x.astype(jnp.float32))
+        np.testing.assert_array_equal(out, expected.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("spread", [1.0, 3e-3])
 def test_layer_norm_has_the_epsilon_of_pytorch_and_an_affine(spread: float) -> None:
     norm = filled(lambda: layer_norm(32, dtype=F32, rngs=nnx.Rngs(0)))
