@@ -18,6 +18,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.seed = 0
     # Activations and matrix products; parameters, losses and the optimizer are float32 whatever this says.
     c.compute_dtype = "bfloat16"
+    # auto: cuDNN's fused attention in bfloat16 on NVIDIA GPUs, if it works there. xla: what XLA makes of the formula.
+    c.attention = "auto"
 
     c.data = data = ml_collections.ConfigDict()
     # shards: sounds and rows of a data set. k_osc: the paper's synthetic task (configs/k_osc.py).

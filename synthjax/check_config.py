@@ -31,6 +31,7 @@ NATURAL = ("seed", "data.workers", "train.eval_every", "optim.lr", "optim.weight
 # Of configs whose data are shards.
 NATURAL_OF_SHARDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc")
 CHOICES = {
+    "attention": ("auto", "xla"),
     "compute_dtype": ("float32", "bfloat16"),
     "data.source": ("shards", "k_osc"),
     "model.kind": ("flow", "regression", "flow_vae"),

@@ -28,6 +28,8 @@ PEAK_FLOPS = {
     "TPU v5": 459e12,
     "TPU v4": 275e12,
 }
+# Products of attention that JAX hands to cuDNN whole, without those of its backward pass that are computed again.
+CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -49,6 +51,8 @@ def _of_equation(equation: Any) -> float:
         return _dot_general(equation)
     if equation.primitive.name == "conv_general_dilated":
         return _convolution(equation)
+    if equation.primitive.name in CUDNN_PRODUCTS:
+        return CUDNN_PRODUCTS[equation.primitive.name] * _attention_product(equation)
     counts = [_count(inner) for inner in _inner(equation.params)]
     if equation.primitive.name == "cond":  # Ours choose by platform: attention of CPUs computes some parts twice.
         return min(counts)
@@ -69,6 +73,12 @@ def _dot_general(equation: Any) -> float:
     (_, right_contracted), (_, right_batch) = equation.params["dimension_numbers"]
     free = [size for axis, size in enumerate(right) if axis not in (*right_contracted, *right_batch)]
     return 2.0 * math.prod(left) * math.prod(free)
+
+
+def _attention_product(equation: Any) -> float:
+    """Scores of queries (B, N, H, K) with keys (B, M, H, K); its other products are as large."""
+    query, key = (variable.aval.shape for variable in equation.invars[:2])
+    return 2.0 * math.prod(query) * key[1]
 
 
 def _convolution(equation: Any) -> float:

@@ -24,6 +24,7 @@ from synthjax import sharding
 from synthjax.check_config import check_config
 from synthjax.methods import Method, Metrics, make_method
 from synthjax.models import build_model
+from synthjax.models.cudnn_attention import choose_kernel
 from synthjax.optim import make_optimizer, make_schedule
 from synthjax.tasks import Batch, Examples, Task
 
@@ -61,9 +62,14 @@ class Trainer:
 
     @classmethod
     def create(cls, config: ml_collections.ConfigDict, task: Task) -> Trainer:
-        """Builds the abstract model; allocates nothing. Raises UserError for a config that cannot be."""
+        """Builds the abstract model; allocates nothing. Raises UserError for a config that cannot be.
+
+        The kernel of attention is chosen here, in every process, before anything is traced.
+        """
         check_config(config)
         model = nnx.eval_shape(lambda: _build(config, task, jax.random.key(0)))
+        kernel = choose_kernel(config.attention, config.compute_dtype)
+        model.set_attributes(attention_kernel=kernel, raise_if_not_found=False)
         graph, abstract = nnx.split(model)
         if config.train.accumulate > 1 and jax.tree.leaves(nnx.filter_state(abstract, nnx.BatchStat)):
             raise UserError("train.accumulate above 1 would normalise every part by itself: model has batch norm")

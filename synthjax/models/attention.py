@@ -10,18 +10,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from synthjax.models.cudnn_attention import Kernel, attend_by_cudnn, fits_cudnn
 from synthjax.models.remat import saved
 
-# On CPUs.
-HEADS_AT_ONCE = 4
+# On CPUs: what a loop over heads does at once, and how many scores a head must have for it to pay.
+HEADS_AT_ONCE, LOOPED_SCORES = 4, 128 * 128
 _one_for_all = False
 
 
 def attend(
-    query: Float[Array, "B N H K"], key: Float[Array, "B M H K"], value: Float[Array, "B M H K"]
+    query: Float[Array, "B N H K"],
+    key: Float[Array, "B M H K"],
+    value: Float[Array, "B M H K"],
+    kernel: Kernel = "xla",
 ) -> Float[Array, "B N H K"]:
-    """softmax(Q K^T / sqrt(K)) V for every head, softmax in float32."""
-    if _one_for_all:
+    """softmax(Q K^T / sqrt(K)) V for every head, softmax in float32; with ``cudnn`` by cuDNN where that takes them."""
+    if kernel == "cudnn" and fits_cudnn(query):
+        return attend_by_cudnn(query, key, value)
+    if _one_for_all or query.shape[1] * key.shape[1] < LOOPED_SCORES:
         return jax.nn.dot_product_attention(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=_attend_head_by_head, default=jax.nn.dot_product_attention)
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from synthjax.models.attention import attend
+from synthjax.models.cudnn_attention import Kernel
 from synthjax.models.remat import POLICIES, Remat, saved
 
 LAYER_NORM_EPSILON = 1e-5
@@ -135,11 +136,12 @@ class Attention(nnx.Module):
         self.out = nnx.Param(out_init(rngs.params(), (heads, width, dim), jnp.float32), axes=("heads", None, "embed"))
         self.out_bias = nnx.Param(jnp.zeros((dim,)), axes=("embed",))
         self.dtype = dtype
+        self.attention_kernel: Kernel = "xla"
 
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        kernel, bias = self.qkv[...].astype(self.dtype), self.qkv_bias[...].astype(self.dtype)
-        qkv = saved(jnp.einsum("bnd,dchk->bnchk", x.astype(self.dtype), kernel) + bias)
-        mixed = saved(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]))
+        weights, bias = self.qkv[...].astype(self.dtype), self.qkv_bias[...].astype(self.dtype)
+        qkv = saved(jnp.einsum("bnd,dchk->bnchk", x.astype(self.dtype), weights) + bias)
+        mixed = saved(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention_kernel))
         out = jnp.einsum("bnhk,hkd->bnd", mixed, self.out[...].astype(self.dtype))
         return saved(out + self.out_bias[...].astype(self.dtype))
 

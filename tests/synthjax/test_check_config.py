@@ -39,6 +39,7 @@ def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None
         ("sampling.guidance_interval", (0.0, 1.1), "sampling.guidance_interval=(0.0, 1.1) must be (begin, end)"),
         ("sampling.guidance_interval", (0.4,), "sampling.guidance_interval=(0.4,) must be (begin, end)"),
         ("sampling.guidance_interval", 0.4, "the config lacks a value or has one of the wrong kind"),
+        ("attention", "cudnn", "attention=cudnn must be auto or xla"),
         ("compute_dtype", "int8", "compute_dtype=int8 must be float32 or bfloat16"),
         ("model.encoder.layers", 0, "model.encoder.layers=0 must be at least 1"),
         ("model.field.heads", 0, "model.field.heads=0 must be at least 1"),

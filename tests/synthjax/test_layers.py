@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from synthjax.models.attention import attend
+from synthjax.models import attention
 from synthjax.models.layers import Attention, FeedForward, gelu, layer_norm, linear, run_layers, stack_layers
 from synthjax.models.remat import saved
 from synthjax.models.vector_fields import FieldBlock
@@ -20,6 +20,7 @@ from tests.synthjax import numpy_networks as reference
 from tests.synthjax.numpy_networks import call, filled
 
 F32 = jnp.float32
+Attend = Callable[..., jax.Array]
 
 
 def qkv(batch: int, n: int, m: int, heads: int, width: int, scale: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -31,14 +32,23 @@ def qkv(batch: int, n: int, m: int, heads: int, width: int, scale: float = 1.0) 
 SIZES = pytest.mark.parametrize(("batch", "n", "m", "heads", "width"), [(2, 5, 5, 3, 4), (3, 4, 7, 1, 8)])
 
 
+@pytest.fixture(params=[0, attention.LOOPED_SCORES], ids=["loop", "all-heads-at-once"])
+def attend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Attend:
+    """The function as it is for long and for short sequences, short ones in either case."""
+    monkeypatch.setattr(attention, "LOOPED_SCORES", request.param)
+    return lambda *qkv: attention.attend(*qkv)  # Not what jit has seen before.
+
+
 @SIZES
-def test_attention_is_softmax_attention(batch: int, n: int, m: int, heads: int, width: int) -> None:
+def test_attention_is_softmax_attention(attend: Attend, batch: int, n: int, m: int, heads: int, width: int) -> None:
     inputs = qkv(batch, n, m, heads, width)
     np.testing.assert_allclose(jax.jit(attend)(*inputs), reference.softmax_attention(*inputs), rtol=1e-5, atol=1e-6)
 
 
 @SIZES
-def test_attention_gradients_equal_those_of_jax(batch: int, n: int, m: int, heads: int, width: int) -> None:
+def test_attention_gradients_equal_those_of_jax(
+    attend: Attend, batch: int, n: int, m: int, heads: int, width: int
+) -> None:
     inputs = qkv(batch, n, m, heads, width)
     weights = np.random.default_rng(1).normal(size=inputs[0].shape).astype(np.float32)
 
@@ -49,7 +59,7 @@ def test_attention_gradients_equal_those_of_jax(batch: int, n: int, m: int, head
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_of_large_scores_picks_the_largest_and_stays_finite() -> None:
+def test_attention_of_large_scores_picks_the_largest_and_stays_finite(attend: Attend) -> None:
     query, key, value = qkv(2, 5, 6, 2, 4, scale=200.0)
     out = np.asarray(jax.jit(attend)(query, key, value))
     picked = np.einsum("bnhk,bmhk->bhnm", query, key).argmax(axis=-1)
@@ -57,7 +67,7 @@ def test_attention_of_large_scores_picks_the_largest_and_stays_finite() -> None:
         np.testing.assert_allclose(out[b, n, h], value[b, picked[b, h, n], h], rtol=1e-4)
 
 
-def test_attention_in_bfloat16_is_close_and_keeps_its_dtype() -> None:
+def test_attention_in_bfloat16_is_close_and_keeps_its_dtype(attend: Attend) -> None:
     inputs = [jnp.asarray(x, jnp.bfloat16) for x in qkv(2, 16, 16, 2, 8)]
     out = jax.jit(attend)(*inputs)
     assert out.dtype == jnp.bfloat16
@@ -65,7 +75,7 @@ def test_attention_in_bfloat16_is_close_and_keeps_its_dtype() -> None:
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.02)
 
 
-def test_attention_scores_are_float32_under_bfloat16() -> None:
+def test_attention_scores_are_float32_under_bfloat16(attend: Attend) -> None:
     # Scores 257 and 256, which bfloat16 cannot tell apart; the values pick the weight of the first.
     query, key = np.array([2.0, 2.0, 0.0, 0.0]), np.array([[256.0, 1.0, 0.0, 0.0], [256.0, 0.0, 0.0, 0.0]])
     value = np.array([[1.0] * 4, [0.0] * 4])
@@ -73,23 +83,24 @@ def test_attention_scores_are_float32_under_bfloat16() -> None:
     np.testing.assert_allclose(np.float64(jax.jit(attend)(*inputs)), 1 / (1 + np.exp(-1)), rtol=1 / 128)
 
 
-def test_attention_weights_in_bfloat16_sum_to_one_over_many_keys() -> None:
+def test_attention_weights_in_bfloat16_sum_to_one_over_many_keys(attend: Attend) -> None:
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in qkv(1, 4, 3000, 1, 8))
     out = jax.jit(attend)(query, key, np.ones(value.shape, value.dtype))
     np.testing.assert_allclose(np.asarray(out, np.float64), 1.0, atol=1 / 128)
 
 
-def test_attention_for_accelerators_has_no_loop_over_heads() -> None:
-    traced = jax.jit(attend).trace(*qkv(2, 5, 5, 3, 4))
-    assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
-    assert "stablehlo.while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+def test_attention_loops_over_heads_only_on_cpus_and_for_long_sequences() -> None:
+    for length, looped in ((128, True), (127, False)):
+        traced = jax.jit(attention.attend).trace(*qkv(2, length, length, 3, 4))
+        assert ("stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()) == looped
+        assert "stablehlo.while" not in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def test_multi_head_attention_equals_the_formulas() -> None:
-    attention = filled(lambda: Attention(12, 3, dtype=F32, rngs=nnx.Rngs(0)))
+    layer = filled(lambda: Attention(12, 3, dtype=F32, rngs=nnx.Rngs(0)))
     x = np.random.default_rng(2).normal(size=(2, 7, 12)).astype(np.float32)
-    expected = reference.self_attention(reference.parameters(attention), x)
-    np.testing.assert_allclose(call(attention, x), expected, rtol=1e-4, atol=1e-4)
+    expected = reference.self_attention(reference.parameters(layer), x)
+    np.testing.assert_allclose(call(layer, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_width_that_heads_do_not_divide_is_refused() -> None:

@@ -255,7 +255,7 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
     for section, names in later.items():
         for name in names:
             del earlier[section][name]
-    del earlier["profile"]
+    del earlier["profile"], earlier["attention"]
     workdir.config.write_text(json.dumps(earlier))
     check_config(workdir.read_config())
     assert Sampling.from_config(workdir.read_config().sampling) == Sampling.from_config(config.sampling)

@@ -1,0 +1,80 @@
+"""NVIDIA's fused attention (cuDNN), which never writes the scores to memory: which attention a model takes, and whether
+cuDNN's works here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from data_pipeline.cli import UserError
+
+# xla: the formula as XLA compiles it, of all heads at once or, on CPUs, one by one.
+Kernel = Literal["xla", "cudnn"]
+DTYPE = "bfloat16"
+# Widths of a head that every GPU it knows has, forwards and backwards: multiples of 8 up to this.
+LARGEST_HEAD = 128
+
+
+def choose_kernel(setting: str, dtype: str) -> Kernel:
+    """What models of a config compute attention with, in ``dtype``.
+
+    Args:
+      setting: ``auto``, cuDNN's in bfloat16 on NVIDIA GPUs if it works; ``xla``.
+
+    Raises:
+      UserError: if cuDNN's fails on one process of several, which must all run the same program.
+    """
+    if setting == "xla" or dtype != DTYPE or not _on_nvidia():
+        return "xla"
+    fault = fault_of_cudnn()
+    if fault is None:
+        return "cudnn"
+    told = f"cuDNN's attention does not work here ({fault})"
+    if jax.process_count() > 1:
+        raise UserError(f"{told}: set --config.attention=xla")
+    print(f"warning: {told}: XLA's is used, which is slower", file=sys.stderr, flush=True)
+    return "xla"
+
+
+def fits_cudnn(query: Array) -> bool:
+    """Whether it takes heads (B, N, H, K) of this kind."""
+    width = query.shape[-1]
+    return str(query.dtype) == DTYPE and width % 8 == 0 and width <= LARGEST_HEAD
+
+
+def attend_by_cudnn(query: Array, key: Array, value: Array) -> Array:
+    """As ``attention.attend``."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+@cache
+def fault_of_cudnn() -> str | None:
+    """Why it cannot be used, in a line, from attention of random numbers and its gradients; None if it can."""
+    inputs = jax.random.normal(jax.random.key(0), (3, 2, 128, 2, 64), jnp.dtype(DTYPE))
+
+    def results(attend: Callable[..., Array]) -> list[np.ndarray]:
+        mixed, pull = jax.vjp(attend, *inputs)
+        return [np.asarray(array, np.float32) for array in (mixed, *pull(mixed))]
+
+    try:
+        ours = results(attend_by_cudnn)
+    except Exception as error:  # A missing library, an old driver or GPU: each has its own.
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    # Results are about 0.1; NaN is not close either.
+    close = [
+        np.allclose(one, other, rtol=0.05, atol=0.02)
+        for one, other in zip(ours, results(jax.nn.dot_product_attention), strict=True)
+    ]
+    return None if all(close) else "its results are wrong"
+
+
+def _on_nvidia() -> bool:
+    return jax.default_backend() == "gpu" and "cuda" in jax.local_devices()[0].client.platform_version
