@@ -13,7 +13,7 @@ SEED ?= 0
 # make bench BENCH_CONFIG=configs/flow_100k.py BENCH=build/bench-100k
 BENCH_CONFIG ?= configs/quickstart.py
 BENCH ?= build/bench
-.PHONY: help quickstart surge-xt render-shards bench test test-all lint format clean
+.PHONY: help quickstart surge-xt render-shards bench bench-full test test-all lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-zA-Z_.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -45,6 +45,20 @@ bench: .venv/dev ## Measure step, sampler, loader and renderer at small size (3 
 	$(BIN)/python scripts/bench_sampler.py --config=$(BENCH_CONFIG) --rows=128 --json=$(BENCH)/sampler.json
 	$(BIN)/python scripts/bench_loader.py --config=$(BENCH_CONFIG) --rows=2048 --batches=2 --json=$(BENCH)/loader.json
 	$(BIN)/python scripts/bench_render.py --config=$(CONFIG) --rows=64 --workers=1,2 --json=$(BENCH)/render.json
+
+# In the order of what is worth most; one that fails does not keep the others from running. PyTorch: pip install torch.
+FULL = $(BIN)/python scripts
+bench-full: .venv ## Measure one accelerator with the base flow at full size: tables, and JSON in BENCH.
+	mkdir -p $(BENCH)
+	rm -rf $(BENCH)/run
+	-$(FULL)/bench_run.py --config.data.cache=device --config.profile=500:505 --workdir=$(BENCH)/run --json=$(BENCH)/run.json
+	-$(FULL)/bench_step.py --config=configs/important.py --steps=20 --json=$(BENCH)/step.json
+	-$(FULL)/bench_step.py --config=configs/important.py --config.attention=xla --steps=20 --json=$(BENCH)/step-xla.json
+	-$(FULL)/bench_sampler.py --config=configs/important.py --config.sampling.solver=rk4 --config.sampling.steps=100 \
+		--config.sampling.batch_size=500 --repeats=1 --rows=10000 --json=$(BENCH)/sampler.json
+	-$(FULL)/bench_k_osc.py --config=configs/k_osc.py:k=16 --steps=500 --json=$(BENCH)/k_osc.json
+	-$(FULL)/bench_run.py --config.data.workers=8 --steps=300 --json=$(BENCH)/run-from-disk.json
+	-$(FULL)/bench_torch.py --config=configs/important.py --steps=20 --json=$(BENCH)/torch.json
 
 test: lint ## Lint, then run the fast tests.
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow"

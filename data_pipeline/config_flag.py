@@ -12,8 +12,15 @@ from ml_collections import config_flags
 from data_pipeline.cli import UserError, fail
 
 
-def define() -> None:
-    """Defines --config; every key it has can be set, none can be added."""
+def define(*, default: str | None = None) -> None:
+    """Defines --config; every key it has can be set, none can be added.
+
+    Args:
+      default: the config file where the command line names none; without it, one must be named.
+    """
+    if default and not any(re.match("--?config(=|$)", argument) for argument in sys.argv[1:]):
+        # As a default of the flag it would be read at once, where errors do not end in one line yet.
+        sys.argv.insert(1, f"--config={default}")
     _refuse_unknown_keys(sys.argv)
     config_flags.DEFINE_config_file("config", None, "The config file, configs/NAME.py[:VARIANT,...].", lock_config=True)
     flags.mark_flag_as_required("config")

@@ -4,8 +4,9 @@
 
 Both sides draw the same kind of data and train the same network on the same cores, in blocks of a few steps that take
 turns. Ours is driven as synthjax.train does it: data are made inside the step while a thread pairs the next batches;
-the table has both parts as measured alone. PyTorch runs eagerly, one thing after the other. It is no requirement of the
-project: without it, or for a model that the loop here lacks, only our figures are printed.
+the table has both parts as measured alone. PyTorch runs eagerly, one part after the other. It is no requirement of the
+project: without it, or for a model that the loop here lacks, only our figures are told. FLOPs and bytes are those of
+our step, on either side.
 
 Idle cores give the best figures. Where others run too, PyTorch's threads would spin on cores that somebody else needs,
 and seem several times as slow as they are: they are told to sleep instead, unless OMP_WAIT_POLICY says otherwise.
@@ -15,28 +16,28 @@ cpu_ms, the processor time of all threads, tells the work from the waiting, best
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from bench_report import Report
+from roofline import compile_program, device_row, measure_limits
 from scipy.optimize import linear_sum_assignment
 
 from data_pipeline import cli, config_flag
+from data_pipeline.cores import usable_cores
 from synthjax import sharding
 from synthjax.coupling import group_rows
 from synthjax.data import HostBatch, prefetch
 from synthjax.k_osc import SAMPLE_RATE, SAMPLES
+from synthjax.tasks import Batch
 from synthjax.train import Run, set_up
 from synthjax.train_step import jit_init, jit_train_step
 
@@ -46,8 +47,7 @@ try:
 except ImportError:
     torch = None
 ROUNDS = 5
-# The step is all of the first three; cpu is its processor time.
-PARTS = ("data", "pairing", "network", "step", "cpu")
+# Seconds of a step, its processor time ("cpu"), and its parts by their names in the table.
 Figures = dict[str, float]
 # What the PyTorch loop is written for, by the config's model.kind.
 TORCH_HAS: dict[str, dict[str, Any]] = {
@@ -59,26 +59,14 @@ TORCH_ALWAYS = {"compute_dtype": "float32", "optim.name": "adam", "model.encoder
 
 def main(argv: list[str]) -> None:
     """The command."""
-    config = config_flag.read()
+    f, config = flags.FLAGS, config_flag.read()
     if config.data.source != "k_osc":
         raise cli.UserError(f"data.source={config.data.source} is not measured here: use configs/k_osc.py")
     config.train.eval_every = 0
     run, missing = set_up(config), why_no_torch(config)
     if missing:
         print(missing, flush=True)
-    load = os.getloadavg()[0]
-    sides, ratios = measure(run, math.ceil(flags.FLAGS.steps / ROUNDS), with_torch=not missing)
-    setting = describe(run) | {"load_before": load}
-    for name, value in setting.items():
-        print(f"{name:<22} {value}")
-    print(f"\n{'medians':<22}" + "".join(f"{name:>10}" for name in sides))
-    for name in sides["jax"]:
-        print(f"{name:<22}" + "".join(f"{side[name]:>10.1f}" for side in sides.values()))
-    if ratios:
-        print(f"\n{'jax / torch':<22}{statistics.median(ratios):>10.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
-    if flags.FLAGS.json:
-        figures = setting | sides | {"ratio": statistics.median(ratios) if ratios else None}
-        Path(flags.FLAGS.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    measure(run, math.ceil(f.steps / ROUNDS), with_torch=not missing).tell(f.json)
 
 
 def why_no_torch(config: Any) -> str | None:
@@ -93,34 +81,34 @@ def why_no_torch(config: Any) -> str | None:
     return None
 
 
-def describe(run: Run) -> dict[str, Any]:
-    """What is measured, and on what."""
-    return {
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
-        "threads": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "torch": torch.__version__ if torch else None,
-        "model": run.config.model.kind,
-        "oscillators": run.config.k_osc.oscillators,
-        "batch_size": run.config.data.batch_size,
-        "compute_dtype": run.config.compute_dtype,
-        "parameters": run.trainer.parameter_count(),
-    }
-
-
-def measure(run: Run, steps: int, *, with_torch: bool) -> tuple[dict[str, Figures], list[float]]:
-    """Medians of ``ROUNDS`` blocks of ``steps`` steps a side in turn, after an unmeasured one; the ratio of each."""
+def measure(run: Run, steps: int, *, with_torch: bool) -> Report:
+    """Medians of ``ROUNDS`` blocks of ``steps`` steps a side in turn, after an unmeasured one."""
+    config, report, limits = run.config, Report(), measure_limits(run.config.compute_dtype)
     with prefetch(run.batches, workers=0) as stream:
-        sides: dict[str, Callable[[int], Figures]] = {"jax": JaxLoop(run, stream)}
+        ours = JaxLoop(run, stream)
+        sides: dict[str, Callable[[int], Figures]] = {"JAX": ours}
         if with_torch:
-            sides["torch"] = TorchLoop(run.config, run.trainer.parameter_count())
+            sides["PyTorch"] = TorchLoop(config, run.trainer.parameter_count())
         rounds = [{name: side(steps) for name, side in sides.items()} for _ in range(1 + ROUNDS)][1:]
-    figures = {}
     for name in sides:
-        medians = {f"{part}_ms": 1e3 * statistics.median(block[name][part] for block in rounds) for part in PARTS}
-        figures[name] = medians | {"samples_per_second": 1e3 * run.config.data.batch_size / medians["step_ms"]}
-    return figures, [block["torch"]["step"] / block["jax"]["step"] for block in rounds if with_torch]
+        parts = {part: statistics.median(block[name][part] for block in rounds) for part in rounds[0][name]}
+        step, cpu = parts.pop("step"), parts.pop("cpu")
+        row = device_row(name, step, config.data.batch_size, ours.program.flop, ours.program.moved, limits)
+        report.add(row | {"cpu_ms": 1e3 * cpu})
+        for part, seconds in parts.items():
+            report.add(dict.fromkeys(report.rows[0]) | {"name": f"{name}, {part}", "median_ms": 1e3 * seconds})
+    ratios = [block["PyTorch"]["step"] / block["JAX"]["step"] for block in rounds if with_torch]
+    report.setting |= limits.figures | {
+        "torch": torch.__version__ if torch else None,
+        "model": config.model.kind,
+        "oscillators": config.k_osc.oscillators,
+        "batch_size": config.data.batch_size,
+        "compute_dtype": config.compute_dtype,
+        "parameters": run.trainer.parameter_count(),
+        "torch_over_jax_seconds": statistics.median(ratios) if ratios else None,
+        "torch_over_jax_range": f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else None,
+    }
+    return report
 
 
 def require_finite(loss: float) -> None:
@@ -135,34 +123,38 @@ class JaxLoop:
     def __init__(self, run: Run, stream: Iterator[HostBatch]) -> None:
         self._run, self._stream, self._done = run, stream, 0
         self._state = jit_init(run.trainer, run.shardings)()
-        self._step = jit_train_step(run.trainer, run.mesh, run.shardings)
-        self._make_data = jax.jit(lambda step: run.trainer.task.examples({}, None, step))
+        step = jit_train_step(run.trainer, run.mesh, run.shardings)
+        self.program = compile_program(step, self._state, self._place(run.batches[0]), None)
+        self._make_data = jax.jit(lambda number: run.trainer.task.examples({}, None, number))
 
     def __call__(self, steps: int) -> Figures:
         started, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            batch = sharding.place(next(self._stream), sharding.batch_sharding(self._run.mesh))
-            self._state, metrics = self._step(self._state, batch, None)
+            self._state, metrics = self.program.call(self._state, self._place(next(self._stream)), None)
         require_finite(float(jax.block_until_ready((self._state, metrics))[1]["loss"]))
         step, cpu = (time.perf_counter() - started) / steps, (time.process_time() - cpu) / steps
         numbers = range(self._done, self._done + steps)
         self._done += steps
-        started = time.perf_counter()
-        for number in numbers:
-            jax.block_until_ready(self._make_data(number))
-        data = (time.perf_counter() - started) / steps
-        started = time.perf_counter()
-        for number in numbers:
-            self._run.batches[number]
-        pairing = (time.perf_counter() - started) / steps
-        return {"data": data, "pairing": pairing, "network": step - data, "step": step, "cpu": cpu}
+        data, pairing = (mean_seconds(part, numbers) for part in (self._make_data, self._run.batches.__getitem__))
+        return {"step": step, "cpu": cpu, "data alone": data, "pairing alone": pairing}
+
+    def _place(self, batch: HostBatch) -> Batch:
+        return sharding.place(batch, sharding.batch_sharding(self._run.mesh))
+
+
+def mean_seconds(part: Callable[[int], Any], numbers: range) -> float:
+    """Of a part of the steps with these numbers, one after the other."""
+    started = time.perf_counter()
+    for number in numbers:
+        jax.block_until_ready(part(number))
+    return (time.perf_counter() - started) / len(numbers)
 
 
 class TorchLoop:
     """The same training in eager PyTorch; a call makes so many steps and gives the mean time of one."""
 
     def __init__(self, config: Any, parameters: int) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(usable_cores())
         torch.manual_seed(config.seed)
         self._config, self._width = config, 3 * config.k_osc.oscillators
         self._network = make_network(config.model, self._width)
@@ -173,7 +165,7 @@ class TorchLoop:
         self._optimizer = torch.optim.Adam(weights, **options)
 
     def __call__(self, steps: int) -> Figures:
-        total, cpu = np.zeros(len(PARTS) - 1), time.process_time()
+        parts, cpu = np.zeros(3), time.process_time()
         for _ in range(steps):
             times = [time.perf_counter()]
             rows = 2.0 * torch.rand(self._config.data.batch_size, self._width) - 1.0
@@ -185,9 +177,9 @@ class TorchLoop:
             times.append(time.perf_counter())
             self._update(signal, noise, rows)
             times.append(time.perf_counter())
-            total += [*np.diff(times), times[-1] - times[0]]
-        cpu = time.process_time() - cpu
-        return dict(zip(PARTS, [seconds / steps for seconds in (*total.tolist(), cpu)], strict=True))
+            parts += np.diff(times) / steps
+        step, cpu = float(parts.sum()), (time.process_time() - cpu) / steps
+        return {"step": step, "cpu": cpu, **dict(zip(("data", "pairing", "network"), parts.tolist(), strict=True))}
 
     def _update(self, signal: Any, noise: Any, rows: Any) -> None:
         if self._config.model.kind == "flow":
@@ -332,9 +324,7 @@ def make_field(config: Any, width: int, conditioning: int) -> Any:
 
 
 if __name__ == "__main__":
-    if not any(argument.startswith(("--config=", "-config=")) for argument in sys.argv[1:]):
-        sys.argv.insert(1, "--config=configs/k_osc.py")
-    config_flag.define()
+    config_flag.define(default="configs/k_osc.py")
     flags.DEFINE_integer("steps", 20, f"Measured steps a side, rounded up to {ROUNDS} blocks.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the figures.")
     cli.run(main)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from operator import attrgetter
@@ -221,9 +220,7 @@ def make_network(model: Any, width: int, spectrogram: tuple[int, ...]) -> Any:
 
 
 if __name__ == "__main__":
-    if not any(argument.startswith(("--config=", "-config=")) for argument in sys.argv[1:]):
-        sys.argv.insert(1, "--config=configs/important.py")
-    config_flag.define()
+    config_flag.define(default="configs/important.py")
     flags.DEFINE_integer("steps", 5, "Measured steps of each side.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the figures.")
     cli.run(main)

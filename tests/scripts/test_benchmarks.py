@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipeline.cli import UserError
 from scripts import roofline
 from scripts.bench_report import table
 from tests.helpers import REPOSITORY, TINY, assert_usage_error
@@ -131,12 +133,71 @@ def test_render(tmp_path: Path) -> None:
     assert worker["gflop"] is None
 
 
+@pytest.mark.slow
+def test_k_osc(tmp_path: Path) -> None:
+    """Of a model that the PyTorch loop lacks, so that there are the same rows where PyTorch is."""
+    sizes = {"encoder.dim": 16, "encoder.channels": 4, "field.dim": 16, "field.layers": 2, "field.ff_dim": 32}
+    options = ["--config=configs/k_osc.py:norm=layer", "--config.data.batch_size=8", "--steps=1"]
+    tiny = [f"--config.model.{key}={value}" for key, value in sizes.items()]
+    setting, rows = measure("bench_k_osc", tmp_path, *options, *tiny)
+    assert [*rows] == ["JAX", "JAX, data alone", "JAX, pairing alone"]
+    assert all({"name", *row} == {*ON_DEVICE, "cpu_ms"} for row in rows.values())
+    step, *parts = rows.values()
+    assert None not in step.values()
+    assert step["samples_per_second"] == pytest.approx(1e3 * setting["batch_size"] / step["median_ms"])
+    rate = 1e3 * step["gflop"] / step["median_ms"]
+    assert step["percent_of_peak"] == pytest.approx(100 * rate / setting["matmul_gflop_per_second"])
+    # Weights, two moments and the average of each parameter, read and written.
+    assert step["gb_moved"] > 2 * 4 * 4 * setting["parameters"] / 1e9
+    for part in parts:
+        assert [column for column, value in part.items() if value is not None] == ["median_ms"]
+    assert (setting["model"], setting["oscillators"], setting["batch_size"]) == ("flow", 4, 8)
+    assert setting["torch_over_jax_seconds"] is setting["torch_over_jax_range"] is None
+
+
+@pytest.mark.slow
+def test_run(tmp_path: Path, tiny_root: Path) -> None:
+    options = [f"--config.data.root={tiny_root}", "--config.data.workers=0", "--config.train.log_every=2", "--steps=8"]
+    setting, rows = measure("bench_run", tmp_path, "--config=configs/important.py", *TINY_FLAGS, *options)
+    ((name, row),) = rows.items()
+    assert name == "steps 4 to 8"
+    assert {*row} == {"median_ms", "sustained_ms", "steps_per_second", "samples_per_second"}
+    assert row["steps_per_second"] == pytest.approx(1e3 / row["sustained_ms"])
+    assert row["samples_per_second"] == pytest.approx(TINY["data.batch_size"] * row["steps_per_second"])
+    assert (setting["batch_size"], setting["cache"]) == (TINY["data.batch_size"], "none")
+    assert setting["run"].startswith("8 steps measured, ")
+
+
+def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    bench_run = importlib.import_module("bench_run")
+    progress = bench_run.Progress()
+    times = iter([0.0, 10.0, 12.0, 14.0, 20.0])
+    monkeypatch.setattr(bench_run.time, "perf_counter", lambda: next(times))
+    for step in (10, 20, 30, 40, 50):
+        progress.read(f"step {step}/50  loss 1.0000  3.2 samples/s\n")
+        progress.read("saved something\n")
+    row = progress.row(batch_size=8)
+    assert row == {
+        "name": "steps 20 to 50",
+        "median_ms": 200.0,
+        "sustained_ms": pytest.approx(1e4 / 30),
+        "steps_per_second": pytest.approx(3.0),
+        "samples_per_second": pytest.approx(24.0),
+    }
+    progress.steps = progress.steps[:2]
+    with pytest.raises(UserError, match="fewer than three"):
+        progress.row(batch_size=8)
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
+        (("bench_k_osc", "--config=configs/important.py"), ("data.source=shards", "configs/k_osc.py")),
         (("bench_loader", "--config=configs/k_osc.py"), ("data.source=k_osc",)),
         (("bench_loader", "--config=configs/important.py", "--workers=two"), ("--workers", "must be numbers")),
         (("bench_loader", "--config=configs/important.py", "--caches=disk"), ("--caches", "none,host,device")),
+        (("bench_run", "--config.data.root=nowhere"), ("nowhere",)),
         (("bench_sampler", "--config=configs/important.py", "--config.sampling.solver=dopri5"), ("dopri5", "euler")),
         (("bench_sampler", "--config=configs/important.py", "--solves=rk4"), ("'rk4' with 0 steps", "rk4-100")),
     ],
