@@ -13,6 +13,8 @@ SEED ?= 0
 # make bench BENCH_CONFIG=configs/flow_100k.py BENCH=build/bench-100k
 BENCH_CONFIG ?= configs/quickstart.py
 BENCH ?= build/bench
+# make bench-full FULL=build/bench-h200
+FULL ?= build/bench-full
 .PHONY: help quickstart surge-xt render-shards bench bench-full test test-all lint format clean
 
 help: ## List the targets.
@@ -46,19 +48,23 @@ bench: .venv/dev ## Measure step, sampler, loader and renderer at small size (3 
 	$(BIN)/python scripts/bench_loader.py --config=$(BENCH_CONFIG) --rows=2048 --batches=2 --json=$(BENCH)/loader.json
 	$(BIN)/python scripts/bench_render.py --config=$(CONFIG) --rows=64 --workers=1,2 --json=$(BENCH)/render.json
 
-# In the order of what is worth most; one that fails does not keep the others from running. PyTorch: pip install torch.
-FULL = $(BIN)/python scripts
-bench-full: .venv ## Measure one accelerator with the base flow at full size: tables, and JSON in BENCH.
-	mkdir -p $(BENCH)
-	rm -rf $(BENCH)/run
-	-$(FULL)/bench_run.py --config.data.cache=device --config.profile=500:505 --workdir=$(BENCH)/run --json=$(BENCH)/run.json
-	-$(FULL)/bench_step.py --config=configs/important.py --steps=20 --json=$(BENCH)/step.json
-	-$(FULL)/bench_step.py --config=configs/important.py --config.attention=xla --steps=20 --json=$(BENCH)/step-xla.json
-	-$(FULL)/bench_sampler.py --config=configs/important.py --config.sampling.solver=rk4 --config.sampling.steps=100 \
-		--config.sampling.batch_size=500 --repeats=1 --rows=10000 --json=$(BENCH)/sampler.json
-	-$(FULL)/bench_k_osc.py --config=configs/k_osc.py:k=16 --steps=500 --json=$(BENCH)/k_osc.json
-	-$(FULL)/bench_run.py --config.data.workers=8 --steps=300 --json=$(BENCH)/run-from-disk.json
-	-$(FULL)/bench_torch.py --config=configs/important.py --steps=20 --json=$(BENCH)/torch.json
+# In the order of what is worth most; one that fails does not keep the others from running. It takes .venv as it is, with
+# requirements-gpu.txt or requirements-tpu.txt installed, and PyTorch for the last: BIN names another environment.
+bench-full: ## Measure an accelerator with the base flow at full size: tables, and JSON in FULL.
+	@$(BIN)/python -c "import jax; exit('error: there is no accelerator' if jax.default_backend() == 'cpu' else 0)"
+	rm -rf $(FULL)
+	mkdir -p $(FULL)
+	-$(BIN)/python scripts/bench_run.py --config.data.cache=device --config.profile=60:65 --workdir=$(FULL)/run \
+		--json=$(FULL)/run.json
+	-$(BIN)/python scripts/bench_step.py --config=configs/important.py --steps=20 --json=$(FULL)/step.json
+	-$(BIN)/python scripts/bench_step.py --config=configs/important.py --config.attention=xla --steps=20 \
+		--json=$(FULL)/step-xla.json
+	-$(BIN)/python scripts/bench_sampler.py --config=configs/important.py --config.sampling.solver=rk4 \
+		--config.sampling.steps=100 --config.sampling.batch_size=500 --repeats=1 --rows=10000 --json=$(FULL)/sampler.json
+	-$(BIN)/python scripts/bench_k_osc.py --config=configs/k_osc.py:k=16 --steps=500 --json=$(FULL)/k_osc.json
+	-$(BIN)/python scripts/bench_run.py --config.data.workers=8 --steps=300 --json=$(FULL)/run-from-files.json
+	-$(BIN)/python scripts/bench_torch.py --config=configs/important.py --steps=20 --json=$(FULL)/torch.json
+	@test $$(ls $(FULL)/*.json | wc -l) = 7 || { echo "error: not all could be measured, see above" >&2; exit 1; }
 
 test: lint ## Lint, then run the fast tests.
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow"

@@ -2,14 +2,15 @@
 
     python scripts/bench_run.py --config=configs/important.py --config.data.cache=device --steps=1000 --json=FILE
 
-Starts synthjax.train with the same --config flags on a data set of --rows rows (data.root, if given; none for the k-osc
-task), without validation, and takes the time from the second logged step to the last: sustained is all of it, with a
-checkpoint half-way, and the median is that of the intervals. What the run says of itself at its end (the devices' time
-of a step, MFU, data wait) is told as it says it.
+Starts synthjax.train with the same config on a data set of --rows rows (data.root, if given; none for the k-osc task),
+and takes the time from the second logged step to the last: sustained is all of it, and the median is that of the
+intervals. Unless the command line says otherwise there is no validation, and a checkpoint half-way and at the end. What
+the run says of itself at its end (the devices' time of a step, MFU, data wait) is told as it says it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import subprocess
@@ -70,14 +71,15 @@ class Progress:
 def main(argv: list[str]) -> None:
     """The command."""
     f, config, report = flags.FLAGS, config_flag.read(), Report()
+    check(f, config)
     with tempfile.TemporaryDirectory(prefix="bench_run-") as folder:
-        own = [argument for argument in sys.argv[1:] if re.match("--?config", argument)]
-        settings = {"train.steps": f.steps, "train.eval_every": 0, "checkpoint.every": max(1, f.steps // 2)}
-        if config.data.source == "shards" and "data.root" not in f["config"].override_values:
-            settings["data.root"] = Path(folder, "data")
-            make_data_set(settings["data.root"], config.data.spec, max(f.rows, config.data.batch_size))
-        settings_flags = [f"--config.{key}={value}" for key, value in settings.items()]
-        progress = train([*own, *settings_flags], Path(f.workdir or Path(folder, "run")))
+        settings = {"train.eval_every": 0, "checkpoint.every": max(1, f.steps // 2)}
+        settings |= f["config"].override_values | {"train.steps": f.steps}
+        if config.data.source == "shards" and "data.root" not in settings:
+            settings["data.root"] = f"{folder}/data"
+            make_data_set(Path(folder, "data"), config.data.spec, max(f.rows, config.data.batch_size))
+        own = [f"--config={f['config'].config_filename}", *(f"--config.{key}={settings[key]}" for key in settings)]
+        progress = train([*own, f"--workdir={f.workdir or Path(folder, 'run')}"])
     report.add(progress.row(config.data.batch_size))
     report.setting |= {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -89,15 +91,37 @@ def main(argv: list[str]) -> None:
     report.tell(f.json)
 
 
-def train(arguments: list[str], workdir: Path) -> Progress:
-    """Runs the training command and passes on what it prints; ends as it does where it fails."""
-    command = [sys.executable, "-m", "synthjax.train", f"--workdir={workdir}", *arguments]
+def check(f: flags.FlagValues, config: Any) -> None:
+    """Raises UserError for what would be found out only after the run."""
+    if "train.steps" in f["config"].override_values:
+        raise cli.UserError("--config.train.steps is --steps here")
+    if f.steps < 3 * config.train.log_every:
+        raise cli.UserError(f"--steps={f.steps} must be three times --config.train.log_every={config.train.log_every}")
+    if f.workdir and Path(f.workdir, "config.json").exists():
+        raise cli.UserError(f"{f.workdir} holds a run: measure in another --workdir")
+
+
+def train(arguments: list[str]) -> Progress:
+    """Runs the training command and passes on what it prints; ends as it does where it fails.
+
+    Raises:
+      UserError: if a signal ends it.
+    """
     progress = Progress()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr or ():
-            progress.read(line)
-            sys.stderr.write(line)
-            sys.stderr.flush()
+    # Colours would make it draw a bar in place of lines.
+    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    command = [sys.executable, "-m", "synthjax.train", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            for line in process.stderr or ():
+                progress.read(line)
+                sys.stderr.write(line)
+                sys.stderr.flush()
+        except KeyboardInterrupt:  # It had the same, and saves.
+            process.communicate()
+            raise
+    if process.returncode < 0:
+        raise cli.UserError(f"the run was ended by signal {-process.returncode}")
     if process.returncode:
         sys.exit(process.returncode)
     return progress
@@ -105,10 +129,8 @@ def train(arguments: list[str], workdir: Path) -> Progress:
 
 if __name__ == "__main__":
     config_flag.define(default="configs/important.py")
-    flags.DEFINE_integer(
-        "steps", 1_000, "Training steps; a checkpoint is written half-way and at the end.", lower_bound=1
-    )
-    flags.DEFINE_integer("rows", 10_000, "Rows of the data set that is made, few of them different.", lower_bound=1)
+    flags.DEFINE_integer("steps", 1_000, "Training steps.", lower_bound=1)
+    flags.DEFINE_integer("rows", 10_000, "Rows of the data set that is made, 320 of them different.", lower_bound=1)
     flags.DEFINE_string("workdir", None, "Keeps the run here, with its TensorBoard and profile; else nothing is kept.")
     flags.DEFINE_string("json", None, "File for the figures.")
     cli.run(main)

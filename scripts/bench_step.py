@@ -66,6 +66,7 @@ def measure(config: Any, steps: int) -> Report:
     report.setting |= limits.figures | {
         "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,
+        "attention": trainer.attention_kernel,
         "parameters": trainer.parameter_count(),
         "compile_seconds": program.compile_seconds,
         "step_seconds": seconds,

@@ -4,7 +4,8 @@
 
 Compiles the real step for --devices simulated CPU devices and runs nothing; without --devices, for the accelerators
 here. Weights, optimizer, batch and FLOPs are exact wherever they are compiled; temporary memory is what this compiler
-needs, and another one's may differ. Slices are not simulated.
+needs, and another one's may differ: simulated devices hold the scores of attention, which cuDNN's never does.
+Slices are not simulated.
 """
 
 from __future__ import annotations

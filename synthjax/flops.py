@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from synthjax.models.cudnn_attention import CUDNN_BACKWARD, CUDNN_FORWARD
+
 # Dense bf16 FLOP/s of one device, by what its kind is called; from the vendors' data sheets.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
@@ -29,7 +31,7 @@ PEAK_FLOPS = {
     "TPU v4": 275e12,
 }
 # Products of attention that JAX hands to cuDNN whole, without those of its backward pass that are computed again.
-CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+CUDNN_PRODUCTS = {CUDNN_FORWARD: 2, CUDNN_BACKWARD: 4}
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -24,7 +24,7 @@ from synthjax import sharding
 from synthjax.check_config import check_config
 from synthjax.methods import Method, Metrics, make_method
 from synthjax.models import build_model
-from synthjax.models.cudnn_attention import choose_kernel
+from synthjax.models.cudnn_attention import Kernel, choose_kernel
 from synthjax.optim import make_optimizer, make_schedule
 from synthjax.tasks import Batch, Examples, Task
 
@@ -57,14 +57,15 @@ class Trainer:
     method: Method
     graph: nnx.GraphDef
     abstract: nnx.State
+    attention_kernel: Kernel
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
 
     @classmethod
     def create(cls, config: ml_collections.ConfigDict, task: Task) -> Trainer:
-        """Builds the abstract model; allocates nothing. Raises UserError for a config that cannot be.
+        """Builds the abstract model; raises UserError for a config that cannot be.
 
-        The kernel of attention is chosen here, in every process, before anything is traced.
+        The kernel of attention is chosen here, in every process, before anything is traced; cuDNN's is tried for it.
         """
         check_config(config)
         model = nnx.eval_shape(lambda: _build(config, task, jax.random.key(0)))
@@ -79,6 +80,7 @@ class Trainer:
             method=make_method(config, task),
             graph=graph,
             abstract=abstract,
+            attention_kernel=kernel,
             optimizer=make_optimizer(config.optim, config.train.steps),
             schedule=make_schedule(config.optim, config.train.steps),
         )

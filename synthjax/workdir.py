@@ -47,7 +47,7 @@ LATER_KEYS: dict[str, Any] = {
     "train.accumulate": 1,
     "train.remat": "elementwise",
     "mesh.slices": 1,
-    "attention": "auto",
+    "attention": "xla",
     "profile": "",
     "sampling.guidance_interval": (0.0, 1.0),
     # No earlier solver had one.

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one function, its implementation chosen by the platform it is compiled for."""
+"""Scaled dot-product attention: one function, its implementation chosen by platform, length and precision."""
 
 from __future__ import annotations
 

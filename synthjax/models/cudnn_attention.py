@@ -19,6 +19,8 @@ from data_pipeline.cli import UserError
 # xla: the formula as XLA compiles it, of all heads at once or, on CPUs, one by one.
 Kernel = Literal["xla", "cudnn"]
 DTYPE = "bfloat16"
+# What JAX traces for it.
+CUDNN_FORWARD, CUDNN_BACKWARD = "dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper"
 # Widths of a head that every GPU it knows has, forwards and backwards: multiples of 8 up to this.
 LARGEST_HEAD = 128
 
@@ -61,8 +63,11 @@ def fault_of_cudnn() -> str | None:
     inputs = jax.random.normal(jax.random.key(0), (3, 2, 128, 2, 64), jnp.dtype(DTYPE))
 
     def results(attend: Callable[..., Array]) -> list[np.ndarray]:
-        mixed, pull = jax.vjp(attend, *inputs)
-        return [np.asarray(array, np.float32) for array in (mixed, *pull(mixed))]
+        def both(*inputs: Array) -> tuple[Array, ...]:
+            mixed, pull = jax.vjp(attend, *inputs)
+            return mixed, *pull(mixed)
+
+        return [np.asarray(array, np.float32) for array in jax.jit(both)(*inputs)]
 
     try:
         ours = results(attend_by_cudnn)

@@ -60,7 +60,7 @@ def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 
 def _normal_cdf(x: Array) -> Array:
-    """In float32: half of what is small would be lost in bfloat16."""
+    """In float32: in bfloat16 1 + erf would lose the small values of negative x."""
     return 0.5 * (1.0 + jax.lax.erf(x.astype(jnp.float32) / math.sqrt(2.0)))
 
 

@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -157,8 +158,11 @@ def test_k_osc(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_run(tmp_path: Path, tiny_root: Path) -> None:
-    options = [f"--config.data.root={tiny_root}", "--config.data.workers=0", "--config.train.log_every=2", "--steps=8"]
-    setting, rows = measure("bench_run", tmp_path, "--config=configs/important.py", *TINY_FLAGS, *options)
+    workdir = tmp_path / "run"
+    options = ["--config.data.root", tiny_root, "--config.data.workers=0", "--config.train.log_every=2", "--steps=8"]
+    options += [f"--workdir={workdir}", "--config.checkpoint.every=3", "--noconfig.flow.coupling"]
+    tiny = [flag for flag in TINY_FLAGS if not flag.startswith("--config.train.steps=")]
+    setting, rows = measure("bench_run", tmp_path, "--config=configs/important.py", *tiny, *options)
     ((name, row),) = rows.items()
     assert name == "steps 4 to 8"
     assert {*row} == {"median_ms", "sustained_ms", "steps_per_second", "samples_per_second"}
@@ -166,6 +170,11 @@ def test_run(tmp_path: Path, tiny_root: Path) -> None:
     assert row["samples_per_second"] == pytest.approx(TINY["data.batch_size"] * row["steps_per_second"])
     assert (setting["batch_size"], setting["cache"]) == (TINY["data.batch_size"], "none")
     assert setting["run"].startswith("8 steps measured, ")
+    asked = json.loads((workdir / "config.json").read_text())
+    assert (asked["checkpoint"]["every"], asked["train"]["steps"]) == (3, 8)
+    assert asked["train"]["eval_every"] == TINY["train.eval_every"] > 0
+    assert asked["flow"]["coupling"] is False
+    assert_usage_error(run("bench_run", f"--workdir={workdir}"), f"{workdir} holds a run")
 
 
 def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +182,7 @@ def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeyp
     bench_run = importlib.import_module("bench_run")
     progress = bench_run.Progress()
     times = iter([0.0, 10.0, 12.0, 14.0, 20.0])
-    monkeypatch.setattr(bench_run.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(bench_run, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     for step in (10, 20, 30, 40, 50):
         progress.read(f"step {step}/50  loss 1.0000  3.2 samples/s\n")
         progress.read("saved something\n")
@@ -197,7 +206,9 @@ def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeyp
         (("bench_loader", "--config=configs/k_osc.py"), ("data.source=k_osc",)),
         (("bench_loader", "--config=configs/important.py", "--workers=two"), ("--workers", "must be numbers")),
         (("bench_loader", "--config=configs/important.py", "--caches=disk"), ("--caches", "none,host,device")),
-        (("bench_run", "--config.data.root=nowhere"), ("nowhere",)),
+        (("bench_run", "--config.data.root", "nowhere"), ("nowhere",)),
+        (("bench_run", "--config.train.steps=500"), ("--config.train.steps is --steps here",)),
+        (("bench_run", "--steps=149"), ("--steps=149 must be three times --config.train.log_every=50",)),
         (("bench_sampler", "--config=configs/important.py", "--config.sampling.solver=dopri5"), ("dopri5", "euler")),
         (("bench_sampler", "--config=configs/important.py", "--solves=rk4"), ("'rk4' with 0 steps", "rk4-100")),
     ],

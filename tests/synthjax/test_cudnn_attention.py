@@ -60,7 +60,8 @@ def test_cudnn_is_chosen_in_bfloat16_where_it_works(monkeypatch: pytest.MonkeyPa
     assert choose_kernel("xla", "bfloat16") == "xla"
 
 
-def test_other_platforms_have_the_formula() -> None:
+def test_other_platforms_have_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn_attention, "_on_nvidia", lambda: False)
     assert choose_kernel("auto", "bfloat16") == "xla"
 
 
@@ -139,4 +140,5 @@ def test_every_layer_of_a_step_has_what_was_chosen(
     step = jit_train_step(trainer, mesh, shardings)
     traced = step.trace(abstract_state(trainer, shardings), {"mel_spec": mel, "x0": rows, "x1": rows}, stats)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count(f"@{CUDNN_CALL}Backward(") == 2
+    # Once forwards too: the backward pass has what it needs.
+    assert text.count(f"@{CUDNN_CALL}(") == text.count(f"@{CUDNN_CALL}Backward(") == 2
