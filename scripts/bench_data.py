@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -34,6 +35,15 @@ FIRST_SHARD = Path("shards", "shard-0.h5")
 SOUNDS = 320
 # The size of shard whose chunks h5py is to guess.
 OLD_SHARD_ROWS = 10_000
+
+
+def given_or_made(flag: Any, rows: int, folder: str | Path) -> str:
+    """The data set that the --config flag's overrides name, or one made in ``folder``, of so many rows or a batch."""
+    if "data.root" in flag.override_values:
+        return str(flag.value.data.root)
+    root, config = Path(folder, "data"), flag.value
+    make_data_set(root, config.data.spec, max(rows, config.data.batch_size))
+    return str(root)
 
 
 def make_data_set(root: Path, spec_name: str, rows: int) -> None:

@@ -15,19 +15,17 @@ cpu_ms, the processor time of all threads, tells the work from the waiting, best
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 from bench_report import Report
+from beside_torch import comparison, lacking, torch
 from roofline import compile_program, device_row, measure_limits
 from scipy.optimize import linear_sum_assignment
 
@@ -41,11 +39,6 @@ from synthjax.tasks import Batch
 from synthjax.train import Run, set_up
 from synthjax.train_step import jit_init, jit_train_step
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # Read as PyTorch is loaded.
-try:
-    torch: Any = importlib.import_module("torch")
-except ImportError:
-    torch = None
 ROUNDS = 5
 # Seconds of a step, its processor time ("cpu"), and its parts by their names in the table.
 Figures = dict[str, float]
@@ -75,10 +68,8 @@ def why_no_torch(config: Any) -> str | None:
         return "PyTorch is not installed, these are our figures alone; to compare: pip install torch"
     if jax.default_backend() != "cpu":
         return "PyTorch is measured on CPUs only, these are our figures alone; to compare: JAX_PLATFORMS=cpu"
-    for key, value in (TORCH_HAS[config.model.kind] | TORCH_ALWAYS).items():
-        if attrgetter(key)(config) != value:
-            return f"the PyTorch loop has only {key}={value}, these are our figures alone"
-    return None
+    missing = lacking(config, TORCH_HAS[config.model.kind] | TORCH_ALWAYS)
+    return missing and f"the PyTorch loop has only {missing}, these are our figures alone"
 
 
 def measure(run: Run, steps: int, *, with_torch: bool) -> Report:
@@ -99,14 +90,12 @@ def measure(run: Run, steps: int, *, with_torch: bool) -> Report:
             report.add(dict.fromkeys(report.rows[0]) | {"name": f"{name}, {part}", "median_ms": 1e3 * seconds})
     ratios = [block["PyTorch"]["step"] / block["JAX"]["step"] for block in rounds if with_torch]
     report.setting |= limits.figures | {
-        "torch": torch.__version__ if torch else None,
         "model": config.model.kind,
         "oscillators": config.k_osc.oscillators,
         "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,
         "parameters": run.trainer.parameter_count(),
-        "torch_over_jax_seconds": statistics.median(ratios) if ratios else None,
-        "torch_over_jax_range": f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else None,
+        **comparison(ratios),
     }
     return report
 

@@ -37,7 +37,7 @@ import ml_collections
 import numpy as np
 import psutil
 from absl import flags
-from bench_data import FIRST_SHARD, make_data_set, repeat_shard, stored_bytes_a_row, write_old_shard
+from bench_data import FIRST_SHARD, given_or_made, repeat_shard, stored_bytes_a_row, write_old_shard
 from bench_report import Report
 from roofline import median_seconds
 
@@ -68,9 +68,7 @@ def main(argv: list[str]) -> None:
     config.train.eval_every = 0  # Else val.h5 would be opened.
     config.train.steps = 1 << 20  # More than are measured.
     with tempfile.TemporaryDirectory(prefix="bench_loader-") as folder:
-        if "data.root" not in f["config"].override_values:
-            config.data.root = f"{folder}/data"
-            make_data_set(Path(config.data.root), config.data.spec, max(f.rows, config.data.batch_size))
+        config.data.root = given_or_made(f["config"], f.rows, folder)
         bench = LoaderBench(config, f.batches)
         bench.measure_bare_loop()
         for cache in f.caches:

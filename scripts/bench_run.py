@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 from absl import flags
-from bench_data import make_data_set
+from bench_data import given_or_made
 from bench_report import Report
 
 from data_pipeline import cli, config_flag
@@ -53,9 +53,7 @@ class Progress:
         """The figures, from the second logged step on: the first comes with what is made ready for it."""
         steps, seconds = self.steps[1:], self.seconds[1:]
         if len(steps) < 2:
-            raise cli.UserError(
-                "fewer than three steps were logged: more --steps, or a smaller --config.train.log_every"
-            )
+            raise cli.UserError("fewer than three steps were logged: was the run interrupted, or begun before?")
         ends = zip(steps, seconds, strict=True)
         intervals = [(end - start) / (b - a) for (a, start), (b, end) in pairwise(ends)]
         sustained = (seconds[-1] - seconds[0]) / (steps[-1] - steps[0])
@@ -75,9 +73,8 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="bench_run-") as folder:
         settings = {"train.eval_every": 0, "checkpoint.every": max(1, f.steps // 2)}
         settings |= f["config"].override_values | {"train.steps": f.steps}
-        if config.data.source == "shards" and "data.root" not in settings:
-            settings["data.root"] = f"{folder}/data"
-            make_data_set(Path(folder, "data"), config.data.spec, max(f.rows, config.data.batch_size))
+        if config.data.source == "shards":
+            settings["data.root"] = given_or_made(f["config"], f.rows, folder)
         own = [f"--config={f['config'].config_filename}", *(f"--config.{key}={settings[key]}" for key in settings)]
         progress = train([*own, f"--workdir={f.workdir or Path(folder, 'run')}"])
     report.add(progress.row(config.data.batch_size))

@@ -11,15 +11,12 @@ the weights and takes the gradient norm of every module.
 
 from __future__ import annotations
 
-import importlib
 import os
 import statistics
 import time
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # Read as PyTorch is loaded.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves PyTorch its part of an accelerator.
 
 import jax
@@ -27,6 +24,7 @@ import numpy as np
 from absl import flags
 from bench_report import Report
 from bench_step import Stepper, flat_stats, random_batch
+from beside_torch import comparison, lacking, torch
 from compile_memory import task_of
 from roofline import compile_program, device_row, measure_limits
 
@@ -36,10 +34,6 @@ from synthjax import sharding
 from synthjax.models.encoders import padding_to_patches
 from synthjax.train_step import Trainer, jit_init, jit_train_step
 
-try:
-    torch: Any = importlib.import_module("torch")
-except ImportError:
-    torch = None
 # What the network here is written for.
 WRITTEN_FOR = {
     "model.kind": "flow",
@@ -59,9 +53,8 @@ def main(argv: list[str]) -> None:
         raise cli.UserError("PyTorch is not installed here: pip install torch")
     if jax.device_count() > 1:
         raise cli.UserError(f"one device is compared with one, and there are {jax.device_count()}")
-    for key, value in WRITTEN_FOR.items():
-        if attrgetter(key)(config) != value:
-            raise cli.UserError(f"the PyTorch side has only {key}={value}")
+    if missing := lacking(config, WRITTEN_FOR):
+        raise cli.UserError(f"the PyTorch side has only {missing}")
     measure(config, f.steps).tell(f.json)
 
 
@@ -87,12 +80,10 @@ def measure(config: Any, steps: int) -> Report:
         raise cli.UserError("a loss is not finite: these figures would mean nothing")
     ratios = [one["PyTorch"] / one["JAX"] for one in rounds]
     report.setting |= limits.figures | {
-        "torch": torch.__version__,
         "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,
         "parameters": theirs.parameters,
-        "torch_over_jax_seconds": statistics.median(ratios),
-        "torch_over_jax_range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+        **comparison(ratios),
     }
     return report
 
