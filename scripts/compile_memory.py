@@ -28,7 +28,7 @@ from data_pipeline.stats import MelStats
 from synthjax import sharding
 from synthjax.flops import program_flops
 from synthjax.k_osc_task import KOscTask
-from synthjax.models.attention import as_on_accelerators
+from synthjax.models.platform import as_on_accelerators
 from synthjax.tasks import SpectrogramTask, Task
 from synthjax.train_step import Trainer, abstract_state, jit_train_step
 
@@ -58,7 +58,7 @@ def measure(config: Any) -> dict[str, Any]:
     trainer = Trainer.create(config, task)
     shardings = trainer.state_shardings(mesh)
     state, batch, stats = abstract_state(trainer, shardings), batch_shapes(config, task, mesh), stats_shapes(task, mesh)
-    with as_on_accelerators():
+    with as_on_accelerators(layers=False):
         traced = jit_train_step(trainer, mesh, shardings).trace(state, batch, stats)
     compiled = traced.lower().compile()
     memory, gflop = compiled.memory_analysis(), program_flops(traced) / 1e9

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from synthjax.models.cudnn_attention import Kernel, attend_by_cudnn, fits_cudnn
+from synthjax.models.platform import attends_as_on_accelerators
 from synthjax.models.remat import saved
 
 # On CPUs: what a loop over heads does at once, and how many scores a head must have for it to pay.
 HEADS_AT_ONCE, LOOPED_SCORES = 4, 128 * 128
-_one_for_all = False
 
 
 def attend(
@@ -27,20 +26,9 @@ def attend(
     """softmax(Q K^T / sqrt(K)) V for every head, softmax in float32; with ``cudnn`` by cuDNN where that takes them."""
     if kernel == "cudnn" and fits_cudnn(query):
         return attend_by_cudnn(query, key, value)
-    if _one_for_all or query.shape[1] * key.shape[1] < LOOPED_SCORES:
+    if attends_as_on_accelerators() or query.shape[1] * key.shape[1] < LOOPED_SCORES:
         return jax.nn.dot_product_attention(query, key, value)
     return jax.lax.platform_dependent(query, key, value, cpu=_attend_head_by_head, default=jax.nn.dot_product_attention)
-
-
-@contextmanager
-def as_on_accelerators() -> Generator[None, None, None]:
-    """Traces inside have the attention of accelerators on CPUs as well, to learn what a program needs there."""
-    global _one_for_all
-    _one_for_all = True
-    try:
-        yield
-    finally:
-        _one_for_all = False
 
 
 @jax.custom_vjp

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from synthjax.models.layer_norm import LayerNorm
 from synthjax.models.layers import (
     Attention,
     FeedForward,
     gelu,
-    layer_norm,
     linear,
     run_layers,
     stack_layers,
@@ -30,9 +30,9 @@ class EncoderBlock(nnx.Module):
     """Pre-norm transformer layer: x += MHA(LN x); x += W2 GELU(W1 LN x)."""
 
     def __init__(self, dim: int, heads: int, ff_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm1 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.attention = Attention(dim, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
@@ -127,9 +127,9 @@ class ResidualConvBlock(nnx.Module):
     """x + Conv(GELU(LN(Conv(GELU(LN x))))), 3 x 3, LayerNorm over channels (no batch statistics to carry)."""
 
     def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm1 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.conv1 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(channels, dtype=dtype, rngs=rngs)
         self.conv2 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B M F C"]) -> Float[Array, "B M F C"]:
@@ -186,7 +186,7 @@ class ResidualCNN(nnx.Module):
             self.downs.append(_conv(inputs, outputs, 3, 2, dtype=dtype, rngs=rngs))
             self.stages.append(stack_layers(partial(_make_block, outputs, dtype), blocks, rngs))
             inputs, rows = outputs, -(-rows // 2)
-        self.norm = layer_norm(inputs, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(inputs, dtype=dtype, rngs=rngs)
         self.out = linear(rows * inputs, queries * dim, ("mlp", "embed"), dtype=dtype, rngs=rngs)
 
     def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:

@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 
 from synthjax.models.attention import attend
 from synthjax.models.cudnn_attention import Kernel
+from synthjax.models.platform import writes_out_layers
 from synthjax.models.remat import POLICIES, Remat, saved
 
-LAYER_NORM_EPSILON = 1e-5
 Axes = tuple[str | None, ...]
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -88,11 +88,6 @@ def linear(
     )
 
 
-def layer_norm(features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm over the last axis with affine, statistics in float32."""
-    return nnx.LayerNorm(features, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
-
-
 class FeedForward(nnx.Module):
     """Linear-GELU-Linear, D -> F -> D_out."""
 
@@ -116,9 +111,11 @@ class FeedForward(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values.
+    """Multi-head self-attention.
 
-    The kernel is held as (D, 3, H, K), so that tensor parallelism splits whole heads.
+    The projections of queries, keys and values are one parameter (D, 3, H, K), so that tensor parallelism splits whole
+    heads, and three products: what attention takes must lie apart, and to part one product's result costs GPUs more
+    time than fusing saves.
     """
 
     def __init__(self, dim: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
@@ -139,11 +136,17 @@ class Attention(nnx.Module):
         self.attention_kernel: Kernel = "xla"
 
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        weights, bias = self.qkv[...].astype(self.dtype), self.qkv_bias[...].astype(self.dtype)
-        qkv = saved(jnp.einsum("bnd,dchk->bnchk", x.astype(self.dtype), weights) + bias)
-        mixed = saved(attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention_kernel))
-        out = jnp.einsum("bnhk,hkd->bnd", mixed, self.out[...].astype(self.dtype))
-        return saved(out + self.out_bias[...].astype(self.dtype))
+        x = x.astype(self.dtype)
+        query, key, value = (self._heads(x, part) for part in range(3))
+        mixed = saved(attend(query, key, value, self.attention_kernel))
+        weights, bias = self.out[...].astype(self.dtype), self.out_bias[...].astype(self.dtype)
+        return saved(mixed.reshape(x.shape) @ weights.reshape(-1, x.shape[-1]) + bias)
+
+    def _heads(self, x: Float[Array, "B N D"], part: int) -> Float[Array, "B N H K"]:
+        """Queries, keys or values, as a product of matrices: to one of several axes XLA does not fuse the bias."""
+        weights, bias = self.qkv[:, part].astype(self.dtype), self.qkv_bias[part].astype(self.dtype)
+        heads = saved(x @ weights.reshape(x.shape[-1], -1) + bias.reshape(-1))
+        return heads.reshape(*x.shape[:2], *bias.shape)
 
 
 def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs) -> Module:
@@ -153,7 +156,10 @@ def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs
 
 
 def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise") -> Array:
-    """Feeds x through the copies of ``stack_layers`` in turn as one ``lax.scan``: compiled once for any depth.
+    """Feeds x through the copies of ``stack_layers`` in turn.
+
+    On CPUs one ``lax.scan``, compiled once for any depth. On accelerators its layers are written out one after the
+    other: a loop copies all that the backward pass needs into and out of arrays of all layers.
 
     Args:
       per_layer: arrays that lead with the L axis; layer i gets their row i.
@@ -166,4 +172,4 @@ def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = 
         layer, *rows = inputs
         return nnx.merge(graph, layer)(x, *rows), None
 
-    return jax.lax.scan(body, x, (parameters, *per_layer))[0]
+    return jax.lax.scan(body, x, (parameters, *per_layer), unroll=writes_out_layers())[0]

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from synthjax.models.layers import FeedForward, gelu, layer_norm, linear, run_layers, stack_layers
+from synthjax.models.layer_norm import LayerNorm
+from synthjax.models.layers import FeedForward, gelu, linear, run_layers, stack_layers
 from synthjax.models.remat import Remat, saved
 from synthjax.models.vector_fields import conditioning_of_layers
 
@@ -23,7 +24,7 @@ class MLPFieldBlock(nnx.Module):
     """
 
     def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(dim, dim, dim, dtype=dtype, rngs=rngs)
         self.modulation = linear(dim, 3 * dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
 

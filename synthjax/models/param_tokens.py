@@ -41,13 +41,17 @@ class Param2Tok(nnx.Module):
     def to_tokens(self, x: Float[Array, "B W"]) -> Float[Array, "B N D"]:
         """Tokens of a batch of rows."""
         embedded = x.astype(self.dtype)[..., None] * self.embed_in[...].astype(self.dtype)
-        return jnp.einsum("nw,bwd->bnd", self.assignment[...].astype(self.dtype), self.ff(embedded))
+        return jnp.einsum("bnw,bwd->bnd", self._assignments(len(x)), self.ff(embedded))
 
     def to_row(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B W"]:
         """A row of float32 from a batch of tokens."""
-        per_parameter = jnp.einsum("nw,bnd->bwd", self.assignment[...].astype(self.dtype), tokens)
+        per_parameter = jnp.einsum("bnw,bnd->bwd", self._assignments(len(tokens)), tokens)
         embedding = self.embed_out[...].astype(self.dtype)
         return jnp.einsum("bwd,wd->bw", per_parameter, embedding, preferred_element_type=jnp.float32)
+
+    def _assignments(self, batch: int) -> Float[Array, "B N W"]:
+        """A for every example: a product with one A puts the batch second in memory, and so all tokens after it."""
+        return jnp.broadcast_to(self.assignment[...].astype(self.dtype), (batch, *self.assignment.shape))
 
     def penalty(self) -> Float[Array, ""]:
         """mean |A|, to be weighted by the config."""

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.layers import FeedForward, layer_norm, uniform_fan_in
+from synthjax.models.layer_norm import LayerNorm
+from synthjax.models.layers import FeedForward, uniform_fan_in
 
 
 class ResidualMLP(nnx.Module):
     """skip(x) + Linear(GELU(Linear(LN x))); skip is the identity, or a Linear without bias where widths differ."""
 
     def __init__(self, in_features: int, hidden: int, out_features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm = layer_norm(in_features, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(in_features, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(in_features, hidden, out_features, dtype=dtype, rngs=rngs)
         self.skip = None if in_features == out_features else _skip(in_features, out_features, dtype, rngs)
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.layers import gelu, layer_norm, linear, uniform_fan_in
+from synthjax.models.layer_norm import LayerNorm
+from synthjax.models.layers import gelu, linear, uniform_fan_in
 from synthjax.models.residual_mlp import ResidualMLP
 
 NormKind = Literal["batch", "layer"]
@@ -46,9 +47,9 @@ def _conv(
     )
 
 
-def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm | nnx.LayerNorm:
+def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm | LayerNorm:
     if kind == "layer":
-        return layer_norm(channels, dtype=dtype, rngs=rngs)
+        return LayerNorm(channels, dtype=dtype, rngs=rngs)
     return nnx.BatchNorm(
         channels,
         use_running_average=True,

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from synthjax.models.layer_norm import LayerNorm
 from synthjax.models.layers import (
     Attention,
     FeedForward,
     gelu,
-    layer_norm,
     linear,
     run_layers,
     stack_layers,
@@ -64,9 +64,9 @@ class FieldBlock(nnx.Module):
     """
 
     def __init__(self, dim: int, heads: int, ff_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm1 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.attention = Attention(dim, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(dim, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs, kernel_init=xavier_normal, bias_init=zeros)
         self.modulation = linear(dim, 6 * dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
 

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from synthjax.flops import peak_flops, program_flops
-from synthjax.models.attention import as_on_accelerators, attend
+from synthjax.models.attention import attend
+from synthjax.models.platform import as_on_accelerators
 
 
 def count(function, *shapes: tuple[int, ...]) -> float:  # type: ignore[no-untyped-def]

@@ -12,13 +12,13 @@ from absl import flags
 
 from configs import important
 from synthjax.data import prefetch
-from synthjax.models.attention import as_on_accelerators
+from synthjax.models.platform import as_on_accelerators
 from synthjax.train import set_up
 from synthjax.train_step import jit_init, jit_train_step
 from tests.helpers import TINY
 
 STEPS = 200
-# All off: from disk, by a thread of this process, nothing computed again, attention as accelerators have it.
+# All off: from disk, by a thread of this process, nothing computed again, attention and layers as accelerators have them.
 PLAIN: dict[str, Any] = {"data.cache": "none", "data.workers": 0, "train.remat": "none"}
 # Ten times the base config's rate; with the paper's initial noise a model of this size would hardly move so soon.
 LEARNS = {"optim.lr": 1e-3, "model.field.init_noise": 0.1}
@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 BFLOAT16 = {"compute_dtype": "bfloat16", "train.steps": STEPS}
 
 
-def losses(root: Path, changes: dict[str, Any], *, attention_of_cpus: bool = False) -> np.ndarray:
+def losses(root: Path, changes: dict[str, Any], *, as_on_cpus: bool = False) -> np.ndarray:
     """Of every step of a training run, driven as ``synthjax.train`` drives it."""
     flags.FLAGS.mark_as_parsed()
     config = important.get_config()
@@ -38,7 +38,7 @@ def losses(root: Path, changes: dict[str, Any], *, attention_of_cpus: bool = Fal
     step = jit_train_step(run.trainer, run.mesh, run.shardings)
     found = []
     with (
-        nullcontext() if attention_of_cpus else as_on_accelerators(),
+        nullcontext() if as_on_cpus else as_on_accelerators(),
         prefetch(run.batches, workers=run.data.workers) as stream,
     ):
         for host_batch in stream:
@@ -77,5 +77,5 @@ def test_an_option_leaves_the_curve_as_it_is(tiny_root: Path, plain: np.ndarray,
 
 
 @pytest.mark.slow
-def test_attention_leaves_the_curve_as_it_is(tiny_root: Path, plain: np.ndarray) -> None:
-    np.testing.assert_allclose(losses(tiny_root, {}, attention_of_cpus=True), plain, rtol=0, atol=TOLERANCE)
+def test_attention_and_loops_of_cpus_leave_the_curve_as_it_is(tiny_root: Path, plain: np.ndarray) -> None:
+    np.testing.assert_allclose(losses(tiny_root, {}, as_on_cpus=True), plain, rtol=0, atol=TOLERANCE)

@@ -19,7 +19,7 @@ from data_pipeline.stats import MIN_STD_DB, MelStats
 from scripts.compile_memory import network_bytes
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
-from synthjax.models.attention import as_on_accelerators
+from synthjax.models.platform import as_on_accelerators
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from tests.helpers import TINY
