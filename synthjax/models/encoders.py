@@ -35,8 +35,9 @@ class EncoderBlock(nnx.Module):
         self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        x = x + self.attention(self.norm1(x))
+    def __call__(self, x: Float[Array, "B N D"], first: int | None = None) -> Float[Array, "B Q D"]:
+        """Results of the ``first`` tokens (Q); None: of all."""
+        x = x[:, :first] + self.attention(self.norm1(x), first)
         return x + self.ff(self.norm2(x))
 
 
@@ -108,7 +109,7 @@ class SpectrogramTransformer(nnx.Module):
         queries = jnp.broadcast_to(self.query_tokens[...].astype(self.dtype), (batch, self.queries, dim))
         tokens = jnp.concatenate([queries, patches.reshape(batch, -1, dim)], axis=1)
         tokens = tokens + self.positions[...].astype(self.dtype)
-        return self.out(run_layers(self.blocks, tokens, remat=self.remat)[:, : self.queries])
+        return self.out(run_layers(self.blocks, tokens, remat=self.remat, first=self.queries))
 
     def _overlapping_patches(self, image: Float[Array, "B C M F"]) -> Float[Array, "B R Q D"]:
         """Embedded patches in R mel rows and Q time columns."""

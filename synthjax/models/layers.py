@@ -135,12 +135,14 @@ class Attention(nnx.Module):
         self.dtype = dtype
         self.attention_kernel: Kernel = "xla"
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"], first: int | None = None) -> Float[Array, "B Q D"]:
+        """Of the ``first`` tokens (Q), which attend to all; None: of all."""
         x = x.astype(self.dtype)
-        query, key, value = (self._heads(x, part) for part in range(3))
+        query, key, value = self._heads(x[:, :first], 0), self._heads(x, 1), self._heads(x, 2)
         mixed = saved(attend(query, key, value, self.attention_kernel))
         weights, bias = self.out[...].astype(self.dtype), self.out_bias[...].astype(self.dtype)
-        return saved(mixed.reshape(x.shape) @ weights.reshape(-1, x.shape[-1]) + bias)
+        flat = mixed.reshape(*mixed.shape[:2], x.shape[-1])
+        return saved(flat @ weights.reshape(-1, x.shape[-1]) + bias)
 
     def _heads(self, x: Float[Array, "B N D"], part: int) -> Float[Array, "B N H K"]:
         """Queries, keys or values, as a product of matrices: to one of several axes XLA does not fuse the bias."""
@@ -155,7 +157,9 @@ def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs
     return nnx.split_rngs(splits=layers)(stacked)(rngs)
 
 
-def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise") -> Array:
+def run_layers(
+    stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise", first: int | None = None
+) -> Array:
     """Feeds x through the copies of ``stack_layers`` in turn.
 
     On CPUs one ``lax.scan``, compiled once for any depth. On accelerators its layers are written out one after the
@@ -164,12 +168,25 @@ def run_layers(stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = 
     Args:
       per_layer: arrays that lead with the L axis; layer i gets their row i.
       remat: what the backward pass computes again: all but the results marked by ``saved``, whole layers, or nothing.
+      first: of how many tokens the last layer's results are wanted, which it gets as ``first=``; None: of all. What
+        the others would cost there is saved.
     """
     graph, parameters = nnx.split(stacked)
+    rematerialised = partial(jax.checkpoint, policy=POLICIES[remat])
 
-    @partial(jax.checkpoint, policy=POLICIES[remat])
-    def body(x: Array, inputs: Any) -> tuple[Array, None]:
+    def run(x: Array, inputs: Any, **options: Any) -> Array:
         layer, *rows = inputs
-        return nnx.merge(graph, layer)(x, *rows), None
+        return nnx.merge(graph, layer)(x, *rows, **options)
 
-    return jax.lax.scan(body, x, (parameters, *per_layer), unroll=writes_out_layers())[0]
+    @rematerialised
+    def body(x: Array, inputs: Any) -> tuple[Array, None]:
+        return run(x, inputs), None
+
+    def loop(x: Array, inputs: Any) -> Array:
+        return jax.lax.scan(body, x, inputs, unroll=writes_out_layers())[0]
+
+    inputs = (parameters, *per_layer)
+    if first is None:
+        return loop(x, inputs)
+    others, last = (jax.tree.map(lambda leaf, at=at: leaf[at], inputs) for at in (slice(-1), -1))
+    return rematerialised(partial(run, first=first))(loop(x, others), last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from synthjax.flops import program_flops
 from synthjax.models import attention
+from synthjax.models.encoders import EncoderBlock
 from synthjax.models.layers import Attention, FeedForward, gelu, linear, run_layers, stack_layers
 from synthjax.models.platform import as_on_accelerators
 from synthjax.models.remat import saved
@@ -189,6 +192,25 @@ def test_stacked_layers_equal_a_python_loop_in_value_and_gradient() -> None:
         with where:
             ours = value_and_gradients(lambda *inputs: run_layers(*inputs))  # Not what jit has seen before.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, looped)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_first_tokens_alone_are_those_of_all_in_value_and_gradient(layers: int) -> None:
+    make = lambda rngs: EncoderBlock(8, 2, 16, dtype=F32, rngs=rngs)  # noqa: E731
+    graph, state = nnx.split(filled(lambda: stack_layers(make, layers, nnx.Rngs(0)), scale=0.3))
+    x = np.random.default_rng(6).normal(size=(2, 5, 8)).astype(np.float32)
+
+    def traced(run: Callable[..., jax.Array]) -> jax.stages.Traced:
+        def loss(state: nnx.State, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = run(nnx.merge(graph, state), x)
+            return jnp.sin(out).sum(), out
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).trace(state, x)
+
+    ours, sliced = traced(partial(run_layers, first=2)), traced(lambda *inputs: run_layers(*inputs)[:, :2])
+    results = [program.lower().compile()(state, x) for program in (ours, sliced)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+    assert program_flops(ours) < program_flops(sliced)
 
 
 def gradient_program(layers: int) -> str:

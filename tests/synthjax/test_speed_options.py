@@ -18,7 +18,7 @@ from synthjax.train_step import jit_init, jit_train_step
 from tests.helpers import TINY
 
 STEPS = 200
-# All off: from disk, by a thread of this process, nothing computed again, attention and layers as accelerators have them.
+# All off: from disk, by a thread of this process, nothing computed again, all as accelerators have it.
 PLAIN: dict[str, Any] = {"data.cache": "none", "data.workers": 0, "train.remat": "none"}
 # Ten times the base config's rate; with the paper's initial noise a model of this size would hardly move so soon.
 LEARNS = {"optim.lr": 1e-3, "model.field.init_noise": 0.1}
