@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo
@@ -19,7 +21,7 @@ from data_pipeline.stats import MelStats
 from synthjax.flops import program_flops
 from synthjax.models import cudnn_attention
 from synthjax.models.attention import attend
-from synthjax.models.cudnn_attention import choose_kernel, fault_of_cudnn
+from synthjax.models.cudnn_attention import attend_even, choose_kernel, fault_of_cudnn
 from synthjax.models.layers import Attention
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import Trainer, abstract_state, jit_train_step
@@ -72,6 +74,10 @@ def test_other_platforms_have_the_formula(monkeypatch: pytest.MonkeyPatch) -> No
         (failing, "RuntimeError: cuDNN is not detected."),
         (lambda *qkv: 1.1 * working(*qkv), "its results are wrong"),
         (lambda *qkv: jnp.nan * working(*qkv), "its results are wrong"),
+        (
+            lambda query, key, value: (1.0 + 0.1 * (query.shape[1] % 2)) * working(query, key, value),
+            "its results are wrong",
+        ),
         # Right forwards, and no gradient of the keys.
         (lambda query, key, value: working(query, jax.lax.stop_gradient(key), value), "its results are wrong"),
     ],
@@ -110,6 +116,32 @@ def test_heads_that_it_does_not_take_have_the_formula(shape: tuple[int, ...], dt
     assert (CUDNN_CALL in traced.lower(lowering_platforms=("cuda",)).as_text()) == taken
 
 
+ODD = pytest.mark.parametrize(("n", "m"), [(8, 521), (1, 521), (7, 6), (529, 529)])
+
+
+@ODD
+@pytest.mark.usefixtures("cudnn")
+def test_odd_numbers_of_tokens_are_lowered_with_their_gradients(n: int, m: int) -> None:
+    query, key = (jax.ShapeDtypeStruct((2, length, 8, 64), jnp.bfloat16) for length in (n, m))
+    gradient = jax.grad(lambda *qkv: attend(*qkv, "cudnn").astype(jnp.float32).sum(), argnums=(0, 1, 2))
+    traced = jax.jit(gradient).trace(query, key, key)
+    assert [leaf.shape[1] for leaf in jax.tree.leaves(traced.out_info)] == [n, m, m]
+    assert CUDNN_CALL in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@ODD
+def test_tokens_added_to_odd_numbers_count_for_nothing(n: int, m: int) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = [jax.random.normal(key, (2, length, 2, 8)) for key, length in zip(keys, (n, m, m), strict=True)]
+
+    def results(attend: Callable[..., jax.Array]) -> Any:
+        mixed, pull = jax.vjp(attend, *inputs)
+        return mixed, pull(mixed)
+
+    ours, expected = results(partial(attend_even, implementation="xla")), results(jax.nn.dot_product_attention)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, expected)
+
+
 @pytest.mark.usefixtures("cudnn")
 def test_its_arithmetic_counts_as_that_of_the_formula() -> None:
     def loss(kernel: cudnn_attention.Kernel) -> Callable[..., jax.Array]:
@@ -140,5 +172,5 @@ def test_every_layer_of_a_step_has_what_was_chosen(
     step = jit_train_step(trainer, mesh, shardings)
     traced = step.trace(abstract_state(trainer, shardings), {"mel_spec": mel, "x0": rows, "x1": rows}, stats)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # Once forwards too: the backward pass has what it needs.
-    assert text.count(f"@{CUDNN_CALL}(") == text.count(f"@{CUDNN_CALL}Backward(") == 2
+    # Of the encoder's layers, its last one and the field's; once forwards too: the backward pass has what it needs.
+    assert text.count(f"@{CUDNN_CALL}(") == text.count(f"@{CUDNN_CALL}Backward(") == 3
