@@ -32,11 +32,11 @@ class Report:
         self.rows.append(row)
         print(f"measured {row['name']}: {_text(row['median_ms'])} ms", file=sys.stderr, flush=True)
 
-    def tell(self, json_file: str | None) -> None:
-        """Prints all, and writes it where ``json_file`` says."""
+    def tell(self, json_file: str | None, top: int | None = None) -> None:
+        """Prints all, of the rows the first ``top``, and writes all where ``json_file`` says."""
         for name, value in self.setting.items():
             print(f"{name:<32} {_text(value)}")
-        print(f"\n{table(self.rows)}")
+        print(f"\n{table(self.rows[:top])}")
         if json_file:
             text = json.dumps(self.setting | {"rows": self.rows}, indent=2)
             Path(json_file).write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from synthjax.models.platform import as_on_accelerators
 from synthjax.tasks import SpectrogramTask, Task
 from synthjax.train_step import Trainer, abstract_state, jit_train_step
 
+sys.path.append(str(Path(__file__).parent))  # For tests, which import this as scripts.compile_memory.
+from hlo_text import called, computations, size, times
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 
 def main(argv: list[str]) -> None:
@@ -118,40 +121,18 @@ def _per_device(tree: Any) -> int:
 
 def network_bytes(program: str) -> int:
     """Bytes that one device's collective operations yield in a compiled program, as XLA prints it."""
-    computations: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in program.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if header:
-            name = header.group(2)
-            computations[name] = []
-            entry = name if header.group(1) else entry
-        elif name:
-            computations[name].append(line)
+    lines, entry = computations(program)
 
     @cache
     def count(name: str) -> int:
-        return sum(
-            _collective_bytes(line) + _times(line) * sum(map(count, _called(line))) for line in computations[name]
-        )
+        return sum(_collective_bytes(line) + times(line) * sum(map(count, called(line))) for line in lines[name])
 
     return count(entry)
 
 
 def _collective_bytes(line: str) -> int:
     match = re.search(r"= (.*?) (?:" + "|".join(COLLECTIVES) + r")(?:-start)?\(", line)
-    arrays = re.findall(r"(\w+)\[([\d,]*)\]", match.group(1)) if match else []
-    return sum(BYTES.get(dtype, 4) * math.prod(map(int, filter(None, sizes.split(",")))) for dtype, sizes in arrays)
-
-
-def _called(line: str) -> list[str]:
-    """Computations that an instruction runs; what it applies to elements (to_apply of a reduction) moves nothing."""
-    return re.findall(r"(?:body|calls|branch_computations=\{|true_computation|false_computation)=?%([\w.\-]+)", line)
-
-
-def _times(line: str) -> int:
-    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-    return int(trips.group(1)) if trips else 1
+    return size(match.group(1)) if match else 0
 
 
 if __name__ == "__main__":
