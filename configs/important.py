@@ -109,8 +109,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     train.log_every = 50
     # Parts of a batch whose gradients are computed one after the other and averaged, for less memory: same figures.
     train.accumulate = 1
-    # What the backward pass computes again for less memory. elementwise: all but matrix products and attention;
-    # layers: whole layers, for a third more time; none.
+    # What the backward pass computes again for less memory. elementwise: all but matrix products, attention and the
+    # statistics of norms; layers: whole layers, for a third more time; none.
     train.remat = "elementwise"
     # Validation on val.h5 and the images in TensorBoard; 0 turns both off.
     train.eval_every = 1_000

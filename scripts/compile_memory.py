@@ -4,7 +4,9 @@
 
 Compiles the real step for --devices simulated CPU devices and runs nothing; without --devices, for the accelerators
 here. Weights, optimizer, batch and FLOPs are exact wherever they are compiled; temporary memory is what this compiler
-needs, and another one's may differ: simulated devices hold the scores of attention, which cuDNN's never does.
+needs, and another one's may differ: simulated devices hold the scores of attention, which cuDNN's never does, and have
+layers in a loop, which accelerators do not. With mesh.model above 1 they also add up three gradients of attention's
+input over the network, where XLA for GPUs adds up their sum.
 Slices are not simulated.
 """
 

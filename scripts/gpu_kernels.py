@@ -46,7 +46,7 @@ from synthjax.train_step import Trainer, abstract_state, jit_train_step
 
 # FLOP/s of a product of large bfloat16 matrices, known of an H200; an H100 SXM has the same cores and clock. Products
 # of float32 (in TF32) do half.
-PEAK_FLOPS = {"h100": 790e12, "h200": 790e12}
+PRODUCT_FLOPS = {"h100": 790e12, "h200": 790e12}
 # From the end of a kernel to the begin of the next one that is queued.
 LAUNCH_SECONDS = 1.5e-6
 # Triton's products are chosen by timing them, which takes a device.
@@ -63,10 +63,10 @@ class Gpu:
 
     @classmethod
     def named(cls, name: str, dtype: str) -> Gpu:
-        """One of ``PEAK_FLOPS``, computing in ``dtype``."""
+        """One of ``PRODUCT_FLOPS``, computing in ``dtype``."""
         description = (Path(__file__).parent / "gpus" / f"{name}.txtpb").read_text(encoding="utf-8")
         (bandwidth,) = re.findall(r"memory_bandwidth: (\d+)", description)
-        return cls(description, PEAK_FLOPS[name] * 2 / jnp.dtype(dtype).itemsize, float(bandwidth))
+        return cls(description, PRODUCT_FLOPS[name] * 2 / jnp.dtype(dtype).itemsize, float(bandwidth))
 
     def seconds(self, kernel: Kernel) -> float:
         """The estimate for one run."""
@@ -186,7 +186,7 @@ def rows(kernels: Sequence[Kernel], gpu: Gpu) -> list[Row]:
 
 if __name__ == "__main__":
     config_flag.define()
-    flags.DEFINE_enum("gpu", "h200", sorted(PEAK_FLOPS), "The GPU.")
+    flags.DEFINE_enum("gpu", "h200", sorted(PRODUCT_FLOPS), "The GPU.")
     flags.DEFINE_enum("program", "step", ["step", "sample"], "What to compile.")
     flags.DEFINE_integer("top", 30, "Rows of the table; the JSON has all.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the figures.")

@@ -28,7 +28,10 @@ def computations(program: str) -> tuple[dict[str, list[str]], str]:
 
 def called(line: str) -> list[str]:
     """Computations that an instruction runs; what it applies to elements (to_apply of a reduction) moves nothing."""
-    return re.findall(r"(?:body|calls|branch_computations=\{|true_computation|false_computation)=?%([\w.\-]+)", line)
+    branches = re.findall(r"branch_computations=\{([^}]*)\}", line)
+    return re.findall(r"(?:body|calls|true_computation|false_computation)=%([\w.\-]+)", line) + [
+        name for listed in branches for name in re.findall(r"%([\w.\-]+)", listed)
+    ]
 
 
 def times(line: str) -> int:

@@ -1,6 +1,6 @@
 """Arithmetic of a program, counted where nearly all of it is: matrix products and convolutions.
 
-XLA's own count takes the body of a loop once, and our layers are loops.
+XLA's own count takes the body of a loop once, and on CPUs our layers are loops.
 """
 
 from __future__ import annotations

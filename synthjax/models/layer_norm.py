@@ -20,10 +20,10 @@ EPSILON = 1e-5
 
 
 class LayerNorm(nnx.LayerNorm):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, statistics in float32 as in PyTorch."""
+    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, in float32, rounded once to ``dtype``."""
 
     def __init__(self, features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        super().__init__(features, epsilon=EPSILON, dtype=dtype, rngs=rngs)
+        super().__init__(features, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:  # type: ignore[override]
         scale, bias = (cast(nnx.Param, parameter)[...] for parameter in (self.scale, self.bias))

@@ -162,8 +162,9 @@ def run_layers(
 ) -> Array:
     """Feeds x through the copies of ``stack_layers`` in turn.
 
-    On CPUs one ``lax.scan``, compiled once for any depth. On accelerators its layers are written out one after the
-    other: a loop copies all that the backward pass needs into and out of arrays of all layers.
+    On CPUs one ``lax.scan``, whose program does not grow with depth. On accelerators its layers are written out one
+    after the other: for GPUs, XLA's loop copies all that the backward pass needs into and out of arrays of all layers.
+    That TPUs gain as well is not known.
 
     Args:
       per_layer: arrays that lead with the L axis; layer i gets their row i.

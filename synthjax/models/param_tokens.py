@@ -50,8 +50,11 @@ class Param2Tok(nnx.Module):
         return jnp.einsum("bwd,wd->bw", per_parameter, embedding, preferred_element_type=jnp.float32)
 
     def _assignments(self, batch: int) -> Float[Array, "B N W"]:
-        """A for every example: a product with one A puts the batch second in memory, and so all tokens after it."""
-        return jnp.broadcast_to(self.assignment[...].astype(self.dtype), (batch, *self.assignment.shape))
+        """A for every example: a product with one A puts the batch second in memory, and so all tokens after it.
+
+        Broadcast before it is rounded, so that its gradients are added up in float32.
+        """
+        return jnp.broadcast_to(self.assignment[...], (batch, *self.assignment.shape)).astype(self.dtype)
 
     def penalty(self) -> Float[Array, ""]:
         """mean |A|, to be weighted by the config."""

@@ -24,13 +24,16 @@ def writes_out_layers() -> bool:
 def as_on_accelerators(layers: bool = True) -> Generator[None, None, None]:
     """Traces inside are those of accelerators on CPUs as well, to learn what a program needs there.
 
+    What jit has traced before stays as it is.
+
     Args:
       layers: whether layers are too; XLA's CPU compiler then keeps what it is told to compute again, in three times
         the memory.
     """
     global _attention_pretends, _layers_pretend
+    before = _attention_pretends, _layers_pretend
     _attention_pretends, _layers_pretend = True, layers
     try:
         yield
     finally:
-        _attention_pretends = _layers_pretend = False
+        _attention_pretends, _layers_pretend = before

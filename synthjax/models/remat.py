@@ -12,8 +12,8 @@ from jaxtyping import Array
 from synthjax.models.cudnn_attention import CUDNN_FORWARD
 
 Remat = Literal["elementwise", "layers", "none"]
-# Results of matrix products and what little attention needs are kept under this name. Norms, activations and
-# modulations between them are cheap to compute again and would take twice the memory.
+# Results of matrix products and what little attention and norms need are kept under this name. What norms, activations
+# and modulations between them yield is cheap to compute again and would take twice the memory.
 SAVED = "saved_for_backward"
 
 

@@ -22,10 +22,10 @@ from tests.helpers import REPOSITORY, TINY, assert_usage_error
 sys.path.append(str(REPOSITORY / "scripts"))  # Where scripts find each other.
 from bench_report import Report
 from compile_memory import task_of
-from gpu_kernels import LAUNCH_SECONDS, PEAK_FLOPS, Gpu, for_gpu, rows, totals
+from gpu_kernels import LAUNCH_SECONDS, PRODUCT_FLOPS, Gpu, for_gpu, rows, totals
 from hlo_kernels import Kernel, list_kernels
 from hlo_sources import sources
-from hlo_text import arrays, size
+from hlo_text import arrays, called, size
 
 from synthjax.train_step import Trainer
 
@@ -239,6 +239,12 @@ def test_dtypes_of_all_sizes() -> None:
     assert size(types) == 3 + 20 + 4 + 16
 
 
+def test_all_branches_are_called() -> None:
+    line = "  %c = f32[] conditional(%i, %x, %x), branch_computations={%first, %second.1}, metadata={}"
+    assert called(line) == ["first", "second.1"]
+    assert called("  %f = f32[] fusion(%x), kind=kLoop, calls=%one") == ["one"]
+
+
 def test_the_scan_of_a_compiled_program() -> None:
     """As XLA prints programs now, of CPUs, which are everywhere."""
 
@@ -312,10 +318,10 @@ def test_the_table_has_the_first_rows_and_the_json_all(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(("name", "bandwidth"), [("h100", 3.35232e12), ("h200", 4.8e12)])
 def test_gpus_are_described(name: str, bandwidth: float) -> None:
     gpu = Gpu.named(name, "bfloat16")
-    assert (gpu.flops, gpu.bandwidth) == (PEAK_FLOPS[name], bandwidth)
-    assert Gpu.named(name, "float32").flops == PEAK_FLOPS[name] / 2
+    assert (gpu.flops, gpu.bandwidth) == (PRODUCT_FLOPS[name], bandwidth)
+    assert Gpu.named(name, "float32").flops == PRODUCT_FLOPS[name] / 2
     assert f"NVIDIA {name.upper()}" in gpu.description
-    assert {path.stem for path in (REPOSITORY / "scripts" / "gpus").iterdir()} == {*PEAK_FLOPS}
+    assert {path.stem for path in (REPOSITORY / "scripts" / "gpus").iterdir()} == {*PRODUCT_FLOPS}
 
 
 @pytest.mark.parametrize(

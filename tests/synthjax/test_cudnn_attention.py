@@ -50,6 +50,12 @@ def working(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(*wide).astype(query.dtype)
 
 
+def failing_where_queries_are_few(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    if query.shape != key.shape:
+        raise NotImplementedError("few queries")
+    return working(query, key, value)
+
+
 def failing(*_: jax.Array) -> jax.Array:
     raise RuntimeError("cuDNN is\nnot detected.")
 
@@ -78,6 +84,7 @@ def test_other_platforms_have_the_formula(monkeypatch: pytest.MonkeyPatch) -> No
             lambda query, key, value: (1.0 + 0.1 * (query.shape[1] % 2)) * working(query, key, value),
             "its results are wrong",
         ),
+        (failing_where_queries_are_few, "NotImplementedError: few queries"),
         # Right forwards, and no gradient of the keys.
         (lambda query, key, value: working(query, jax.lax.stop_gradient(key), value), "its results are wrong"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from synthjax.flops import program_flops
 from synthjax.models import attention
 from synthjax.models.encoders import EncoderBlock
 from synthjax.models.layers import Attention, FeedForward, gelu, linear, run_layers, stack_layers
-from synthjax.models.platform import as_on_accelerators
-from synthjax.models.remat import saved
+from synthjax.models.platform import as_on_accelerators, attends_as_on_accelerators, writes_out_layers
+from synthjax.models.remat import POLICIES, Remat, saved
 from synthjax.models.vector_fields import FieldBlock
 from tests.synthjax import numpy_networks as reference
 from tests.synthjax.numpy_networks import call, filled
@@ -194,8 +194,12 @@ def test_stacked_layers_equal_a_python_loop_in_value_and_gradient() -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, looped)
 
 
+@pytest.mark.parametrize("remat", POLICIES)
+@pytest.mark.parametrize("where", [nullcontext, as_on_accelerators])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_first_tokens_alone_are_those_of_all_in_value_and_gradient(layers: int) -> None:
+def test_the_first_tokens_alone_are_those_of_all_in_value_and_gradient(
+    layers: int, where: Callable[[], AbstractContextManager[None]], remat: Remat
+) -> None:
     make = lambda rngs: EncoderBlock(8, 2, 16, dtype=F32, rngs=rngs)  # noqa: E731
     graph, state = nnx.split(filled(lambda: stack_layers(make, layers, nnx.Rngs(0)), scale=0.3))
     x = np.random.default_rng(6).normal(size=(2, 5, 8)).astype(np.float32)
@@ -207,7 +211,9 @@ def test_the_first_tokens_alone_are_those_of_all_in_value_and_gradient(layers: i
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)).trace(state, x)
 
-    ours, sliced = traced(partial(run_layers, first=2)), traced(lambda *inputs: run_layers(*inputs)[:, :2])
+    with where():
+        ours = traced(partial(run_layers, first=2, remat=remat))
+        sliced = traced(lambda *inputs: run_layers(*inputs, remat=remat)[:, :2])
     results = [program.lower().compile()(state, x) for program in (ours, sliced)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
     assert program_flops(ours) < program_flops(sliced)
@@ -227,6 +233,16 @@ def test_layers_are_no_loop_on_accelerators() -> None:
     assert "stablehlo.while" in gradient_program(3)
     with as_on_accelerators():
         assert "stablehlo.while" not in gradient_program(3)
+
+
+def test_what_pretends_to_be_an_accelerator_ends_as_it_began() -> None:
+    with as_on_accelerators(layers=False):
+        with as_on_accelerators():
+            assert attends_as_on_accelerators()
+            assert writes_out_layers()
+        assert attends_as_on_accelerators()
+        assert not writes_out_layers()
+    assert not attends_as_on_accelerators()
 
 
 def assert_uniform(values: Any, bound: float) -> None:

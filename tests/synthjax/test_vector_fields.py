@@ -232,3 +232,20 @@ def test_base_field_has_the_published_size() -> None:
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(make))))
     assert round(count / 1e6, 1) == 26.5
+
+
+def test_the_assignment_has_its_gradient_added_up_in_float32_under_bfloat16() -> None:
+    """Over the rows of a batch: in bfloat16 the sum would be off by 0.8 %."""
+    rng = np.random.default_rng(7)
+    tokens, weights = np.float32(rng.normal(size=(128, 16, 64))), np.float32(rng.normal(size=(128, 92)))
+
+    def gradient(dtype: jnp.dtype) -> np.ndarray:
+        graph, state = nnx.split(filled(lambda: Param2Tok(92, 16, 64, dtype=dtype, rngs=nnx.Rngs(0))))
+        rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), state)
+        given = jnp.asarray(tokens, jnp.bfloat16).astype(dtype)
+        loss = lambda state: (weights * nnx.merge(graph, state).to_row(given)).sum()  # noqa: E731
+        return np.asarray(jax.jit(jax.grad(loss))(rounded)["assignment"][...])
+
+    exact = gradient(jnp.float32)
+    error = np.square(gradient(jnp.bfloat16) - exact).mean() / np.square(exact).mean()
+    assert np.sqrt(error) < 0.004
