@@ -15,8 +15,9 @@ BENCH_CONFIG ?= configs/quickstart.py
 BENCH ?= build/bench
 # make bench-full FULL=build/bench-h200
 FULL ?= build/bench-full
-FULL_STEP = $(BIN)/python scripts/bench_step.py --config=configs/important.py --steps=20
-FULL_K_OSC = $(BIN)/python scripts/bench_k_osc.py --config=configs/k_osc.py:k=16 --steps=500
+FULL_STEP = bench_step.py --config=configs/important.py --steps=20
+FULL_K_OSC = bench_k_osc.py --config=configs/k_osc.py:k=16 --steps=500
+measured = $(BIN)/python scripts/$(2) --json=$(FULL)/$(1).json || echo $(1) >> $(FULL)/failed
 .PHONY: help quickstart surge-xt render-shards bench bench-full test test-all lint format clean
 
 help: ## List the targets.
@@ -56,20 +57,16 @@ bench-full: ## Measure an accelerator with the base flow at full size: tables, a
 	@$(BIN)/python -c "import jax; exit('error: there is no accelerator' if jax.default_backend() == 'cpu' else 0)"
 	rm -rf $(FULL)
 	mkdir -p $(FULL)
-	$(BIN)/python scripts/bench_run.py --config.data.cache=device --config.profile=60:65 --workdir=$(FULL)/run \
-		--json=$(FULL)/run.json || echo run >> $(FULL)/failed
-	$(FULL_STEP) --json=$(FULL)/step.json || echo step >> $(FULL)/failed
-	$(FULL_STEP) --config.train.remat=none --json=$(FULL)/step-no-remat.json || echo step-no-remat >> $(FULL)/failed
-	$(FULL_STEP) --config.attention=xla --json=$(FULL)/step-xla.json || echo step-xla >> $(FULL)/failed
-	$(BIN)/python scripts/bench_sampler.py --config=configs/important.py --config.sampling.solver=rk4 \
-		--config.sampling.steps=100 --config.sampling.batch_size=500 --repeats=1 --rows=10000 \
-		--json=$(FULL)/sampler.json || echo sampler >> $(FULL)/failed
-	$(FULL_K_OSC) --json=$(FULL)/k_osc.json || echo k_osc >> $(FULL)/failed
-	$(FULL_K_OSC) --config.compute_dtype=bfloat16 --json=$(FULL)/k_osc-bf16.json || echo k_osc-bf16 >> $(FULL)/failed
-	$(BIN)/python scripts/bench_run.py --config.data.workers=8 --steps=300 --json=$(FULL)/run-from-files.json \
-		|| echo run-from-files >> $(FULL)/failed
-	$(BIN)/python scripts/bench_torch.py --config=configs/important.py --steps=20 --json=$(FULL)/torch.json \
-		|| echo torch >> $(FULL)/failed
+	$(call measured,run,bench_run.py --config.data.cache=device --config.profile=60:65 --workdir=$(FULL)/run)
+	$(call measured,step,$(FULL_STEP))
+	$(call measured,step-no-remat,$(FULL_STEP) --config.train.remat=none)
+	$(call measured,step-xla,$(FULL_STEP) --config.attention=xla)
+	$(call measured,sampler,bench_sampler.py --config=configs/important.py --config.sampling.solver=rk4 \
+		--config.sampling.steps=100 --config.sampling.batch_size=500 --repeats=1 --rows=10000)
+	$(call measured,k_osc,$(FULL_K_OSC))
+	$(call measured,k_osc-bf16,$(FULL_K_OSC) --config.compute_dtype=bfloat16)
+	$(call measured,run-from-files,bench_run.py --config.data.workers=8 --steps=300)
+	$(call measured,torch,bench_torch.py --config=configs/important.py --steps=20)
 	@test ! -e $(FULL)/failed || { echo "error: not measured, see above:" $$(cat $(FULL)/failed) >&2; exit 1; }
 
 test: lint ## Lint, then run the fast tests.

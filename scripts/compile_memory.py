@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from hlo_text import called, computations, size, times
 
 from data_pipeline import cli, config_flag
 from data_pipeline.param_spec import load_spec
@@ -33,10 +33,7 @@ from synthjax.flops import program_flops
 from synthjax.k_osc_task import KOscTask
 from synthjax.models.platform import as_on_accelerators
 from synthjax.tasks import SpectrogramTask, Task
-from synthjax.train_step import Trainer, abstract_state, jit_train_step
-
-sys.path.append(str(Path(__file__).parent))  # For tests, which import this as scripts.compile_memory.
-from hlo_text import called, computations, size, times
+from synthjax.train_step import Trainer, TrainState, abstract_state, jit_train_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -59,12 +56,10 @@ def measure(config: Any) -> dict[str, Any]:
     """Compiles the step of a config on its mesh; figures are per device unless their name says otherwise."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
-    task = task_of(config)
-    trainer = Trainer.create(config, task)
-    shardings = trainer.state_shardings(mesh)
-    state, batch, stats = abstract_state(trainer, shardings), batch_shapes(config, task, mesh), stats_shapes(task, mesh)
+    trainer = Trainer.create(config, task_of(config))
+    state, batch, stats = arguments = step_shapes(trainer, mesh)
     with as_on_accelerators(layers=False):
-        traced = jit_train_step(trainer, mesh, shardings).trace(state, batch, stats)
+        traced = jit_train_step(trainer, mesh, trainer.state_shardings(mesh)).trace(*arguments)
     compiled = traced.lower().compile()
     memory, gflop = compiled.memory_analysis(), program_flops(traced) / 1e9
     return {
@@ -88,6 +83,14 @@ def task_of(config: Any) -> Task:
         return KOscTask.from_config(config)
     spec = load_spec(config.data.spec)
     return SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db)
+
+
+def step_shapes(
+    trainer: Trainer, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], MelStats | None]:
+    """State, batch and statistics of a step, and where they are placed."""
+    state = abstract_state(trainer, trainer.state_shardings(mesh))
+    return state, batch_shapes(trainer.config, trainer.task, mesh), stats_shapes(trainer.task, mesh)
 
 
 def batch_shapes(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -28,8 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from bench_report import Report, Row
-from compile_memory import batch_shapes, stats_shapes, task_of
-from flax import nnx
+from compile_memory import step_shapes, task_of
 from hlo_kernels import Kernel, list_kernels
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -37,12 +36,11 @@ from jax.sharding import Mesh
 from data_pipeline import cli, config_flag
 from synthjax import sharding
 from synthjax.inference import jit_sampler
-from synthjax.models.cudnn_attention import DTYPE
-from synthjax.models.cudnn_attention import Kernel as AttentionKernel
+from synthjax.models.cudnn_attention import kernel_of_nvidia
 from synthjax.models.platform import as_on_accelerators
 from synthjax.sampling import Sampling
 from synthjax.solvers import FIXED_STEPS
-from synthjax.train_step import Trainer, abstract_state, jit_train_step
+from synthjax.train_step import Trainer, jit_train_step
 
 # FLOP/s of a product of large bfloat16 matrices, known of an H200; an H100 SXM has the same cores and clock. Products
 # of float32 (in TF32) do half.
@@ -83,7 +81,7 @@ def main(argv: list[str]) -> None:
         _check_sampler(config)
     gpu = Gpu.named(f.gpu, config.compute_dtype)
     mesh = _mesh(gpu, config)
-    trainer = for_gpu(Trainer.create(config, task_of(config)))
+    trainer = trainer_for_gpu(config)
     compiled: Any = compile_program(trainer, mesh, f.program)
     kernels = list_kernels(compiled.as_text())
     report = Report()
@@ -116,25 +114,21 @@ def _mesh(gpu: Gpu, config: Any) -> Mesh:
     return Mesh(devices, here.axis_names, axis_types=here.axis_types)
 
 
-def for_gpu(trainer: Trainer) -> Trainer:
-    """With the attention that a GPU on which cuDNN works would choose; ``Trainer.create`` looks at what is here."""
-    config = trainer.config
-    kernel: AttentionKernel = "cudnn" if config.attention != "xla" and config.compute_dtype == DTYPE else "xla"
-    model = nnx.merge(trainer.graph, trainer.abstract)
-    model.set_attributes(attention_kernel=kernel, raise_if_not_found=False)
-    return replace(trainer, graph=nnx.graphdef(model), attention_kernel=kernel)
+def trainer_for_gpu(config: Any) -> Trainer:
+    """With the attention of a GPU on which cuDNN's works, whatever is here."""
+    return Trainer.create(config, task_of(config), kernel_of_nvidia(config.attention, config.compute_dtype))
 
 
 def compile_program(trainer: Trainer, mesh: Mesh, program: str) -> jax.stages.Compiled:
     """The train step as ``train`` has it, or the sampler as ``evaluate`` and ``predict`` do."""
-    config, task, shardings = trainer.config, trainer.task, trainer.state_shardings(mesh)
-    state, batch, stats = abstract_state(trainer, shardings), batch_shapes(config, task, mesh), stats_shapes(task, mesh)
+    state, batch, stats = step_shapes(trainer, mesh)
+    sampling: Any = trainer.config.sampling
     with as_on_accelerators():
         if program == "step":
-            traced = jit_train_step(trainer, mesh, shardings).trace(state, batch, stats)
+            traced = jit_train_step(trainer, mesh, trainer.state_shardings(mesh)).trace(state, batch, stats)
         else:
-            sampler = jit_sampler(trainer, mesh, Sampling.from_config(config.sampling))
-            rows = config.sampling.batch_size
+            sampler = jit_sampler(trainer, mesh, Sampling.from_config(sampling))
+            rows = sampling.batch_size
             sounds = {name: batch[name].update(shape=(rows, *batch[name].shape[1:])) for name in ("mel_spec", "x0")}
             traced = sampler.trace(state.params, sounds, stats)
         return traced.lower().compile(compiler_options=COMPILER_OPTIONS)

@@ -62,14 +62,17 @@ class Trainer:
     schedule: optax.Schedule
 
     @classmethod
-    def create(cls, config: ml_collections.ConfigDict, task: Task) -> Trainer:
+    def create(cls, config: ml_collections.ConfigDict, task: Task, attention_kernel: Kernel | None = None) -> Trainer:
         """Builds the abstract model; raises UserError for a config that cannot be.
 
         The kernel of attention is chosen here, in every process, before anything is traced; cuDNN's is tried for it.
+
+        Args:
+          attention_kernel: the kernel, for programs of another machine than this.
         """
         check_config(config)
         model = nnx.eval_shape(lambda: _build(config, task, jax.random.key(0)))
-        kernel = choose_kernel(config.attention, config.compute_dtype)
+        kernel = attention_kernel or choose_kernel(config.attention, config.compute_dtype)
         model.set_attributes(attention_kernel=kernel, raise_if_not_found=False)
         graph, abstract = nnx.split(model)
         if config.train.accumulate > 1 and jax.tree.leaves(nnx.filter_state(abstract, nnx.BatchStat)):

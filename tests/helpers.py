@@ -86,6 +86,14 @@ def run_cli(
     return result
 
 
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs ``python scripts/NAME.py`` as a person does; no run may end in a traceback."""
+    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1500)
+    assert "Traceback" not in result.stderr
+    return result
+
+
 @contextmanager
 def started(command: Sequence[object], stderr: Path, **options: Any) -> Iterator[subprocess.Popen]:
     """A Python command under way, which writes to a file, as it would stand still at a full pipe; killed in the end."""

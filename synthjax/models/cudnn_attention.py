@@ -36,7 +36,7 @@ def choose_kernel(setting: str, dtype: str) -> Kernel:
     Raises:
       UserError: if cuDNN's fails on one process of several, which must all run the same program.
     """
-    if setting == "xla" or dtype != DTYPE or not _on_nvidia():
+    if not _on_nvidia() or kernel_of_nvidia(setting, dtype) == "xla":
         return "xla"
     fault = fault_of_cudnn()
     if fault is None:
@@ -46,6 +46,11 @@ def choose_kernel(setting: str, dtype: str) -> Kernel:
         raise UserError(f"{told}: set --config.attention=xla")
     print(f"warning: {told}: XLA's is used, which is slower", file=sys.stderr, flush=True)
     return "xla"
+
+
+def kernel_of_nvidia(setting: str, dtype: str) -> Kernel:
+    """The same on an NVIDIA GPU where cuDNN's works."""
+    return "xla" if setting == "xla" or dtype != DTYPE else "cudnn"
 
 
 def fits_cudnn(query: Array) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,21 +17,16 @@ import pytest
 from data_pipeline.cli import UserError
 from scripts import roofline
 from scripts.bench_report import table
-from tests.helpers import REPOSITORY, TINY, assert_usage_error
+from tests.helpers import REPOSITORY, TINY, assert_usage_error, run_script
 
 ON_DEVICE = {"name", "median_ms", "samples_per_second", "gflop", "gb_moved", "percent_of_peak", "percent_of_bandwidth"}
 TINY_FLAGS = [f"--config.{key}={value}" for key, value in TINY.items()]
 
 
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
-
-
 def measure(script: str, folder: Path, *arguments: object) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What the benchmark says of itself, and its rows by name, in which every figure is one."""
     file = folder / "figures.json"
-    result = run(script, f"--json={file}", *arguments)
+    result = run_script(script, f"--json={file}", *arguments)
     assert result.returncode == 0, result.stderr
     setting = json.loads(file.read_text())
     rows = {row.pop("name"): row for row in setting.pop("rows")}
@@ -173,7 +166,7 @@ def test_run(tmp_path: Path, tiny_root: Path) -> None:
     assert (asked["checkpoint"]["every"], asked["train"]["steps"]) == (3, 8)
     assert asked["train"]["eval_every"] == TINY["train.eval_every"] > 0
     assert asked["flow"]["coupling"] is False
-    assert_usage_error(run("bench_run", f"--workdir={workdir}"), f"{workdir} holds a run")
+    assert_usage_error(run_script("bench_run", f"--workdir={workdir}"), f"{workdir} holds a run")
 
 
 def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +206,7 @@ def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeyp
     ],
 )
 def test_what_cannot_be_measured_is_told_in_one_line(command: tuple[str, ...], words: tuple[str, ...]) -> None:
-    assert_usage_error(run(*command), *words)
+    assert_usage_error(run_script(*command), *words)
 
 
 def test_a_program_is_counted_whole() -> None:
@@ -267,4 +260,4 @@ def test_what_does_not_apply_is_told() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
 def test_the_comparison_with_pytorch_asks_for_it() -> None:
-    assert_usage_error(run("bench_torch"), "PyTorch is not installed here: pip install torch")
+    assert_usage_error(run_script("bench_torch"), "PyTorch is not installed here: pip install torch")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from compile_memory import network_bytes
 
-from scripts.compile_memory import network_bytes
-from tests.helpers import REPOSITORY, TINY, run_cli
+from tests.helpers import TINY, run_script
 
 # A loop of eight turns around one all-reduce, and another beside it.
 PROGRAM = """
@@ -37,7 +37,7 @@ def test_collectives_in_loops_count_every_turn() -> None:
 def test_figures_of_a_step(tmp_path: Path, fsdp: bool) -> None:
     flags = [f"--config.{key}={value}" for key, value in (TINY | {"mesh.fsdp": fsdp}).items()]
     command = ["--config=configs/important.py", "--devices=4", f"--json={tmp_path / 'figures.json'}", *flags]
-    result = run_cli("scripts.compile_memory", *command, cwd=REPOSITORY)
+    result = run_script("compile_memory", *command)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     whole = 16 * figures["parameters, all"] / 1e6  # Weights, two moments and the average, 4 bytes each.
@@ -50,6 +50,6 @@ def test_figures_of_a_step(tmp_path: Path, fsdp: bool) -> None:
 
 
 def test_a_mesh_that_does_not_fit_is_one_line() -> None:
-    result = run_cli("scripts.compile_memory", "--config=configs/important.py", "--devices=3", cwd=REPOSITORY)
+    result = run_script("compile_memory", "--config=configs/important.py", "--devices=3")
     assert result.returncode == 2
     assert result.stderr.startswith("error: data.batch_size=128 is not a multiple of mesh.data=3")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
-from flax import nnx
-
-from configs.important import get_config
-from tests.helpers import REPOSITORY, TINY, assert_usage_error
-
-sys.path.append(str(REPOSITORY / "scripts"))  # Where scripts find each other.
 from bench_report import Report
-from compile_memory import task_of
-from gpu_kernels import LAUNCH_SECONDS, PRODUCT_FLOPS, Gpu, for_gpu, rows, totals
+from flax import nnx
+from gpu_kernels import LAUNCH_SECONDS, PRODUCT_FLOPS, Gpu, rows, totals, trainer_for_gpu
 from hlo_kernels import Kernel, list_kernels
 from hlo_sources import sources
 from hlo_text import arrays, called, size
 
-from synthjax.train_step import Trainer
+from configs.important import get_config
+from tests.helpers import REPOSITORY, TINY, assert_usage_error, run_script
 
 PLUGIN = "jax_cuda13_plugin"
 IMPORTANT = "--config=configs/important.py"
@@ -330,7 +323,7 @@ def test_gpus_are_described(name: str, bandwidth: float) -> None:
 )
 def test_attention_is_what_the_gpu_would_choose(dtype: str, setting: str, kernel: str) -> None:
     config = tiny_config(compute_dtype=dtype, attention=setting)
-    trainer = for_gpu(Trainer.create(config, task_of(config)))
+    trainer = trainer_for_gpu(config)
     model = nnx.merge(trainer.graph, trainer.abstract)
     taken = {part.attention_kernel for _, part in nnx.iter_modules(model) if hasattr(part, "attention_kernel")}
     assert (trainer.attention_kernel, taken) == (kernel, {kernel})
@@ -340,11 +333,6 @@ def tiny_config(**changes: Any) -> ml_collections.ConfigDict:
     config = get_config()
     config.update_from_flattened_dict(TINY | changes)
     return config
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/gpu_kernels.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(
@@ -357,12 +345,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_what_cannot_be_compiled_is_told_in_one_line(flags: tuple[str, ...], words: tuple[str, ...]) -> None:
-    assert_usage_error(run(*flags), *words)
+    assert_usage_error(run_script("gpu_kernels", *flags), *words)
 
 
 @pytest.mark.skipif(importlib.util.find_spec(PLUGIN) is not None, reason="the plugin is here")
 def test_without_the_plugin_it_is_asked_for() -> None:
-    assert_usage_error(run(IMPORTANT), "CUDA plugin", "pip install -r requirements-gpu.txt")
+    assert_usage_error(run_script("gpu_kernels", IMPORTANT), "CUDA plugin", "pip install -r requirements-gpu.txt")
 
 
 @pytest.mark.slow
@@ -370,7 +358,9 @@ def test_without_the_plugin_it_is_asked_for() -> None:
 @pytest.mark.parametrize("program", ["step", "sample"])
 def test_programs_compiled_for_a_gpu(tmp_path: Path, program: str) -> None:
     tiny = [f"--config.{key}={value}" for key, value in (TINY | {"compute_dtype": "bfloat16"}).items()]
-    result = run(IMPORTANT, f"--program={program}", "--top=3", f"--json={tmp_path / 'figures.json'}", *tiny)
+    result = run_script(
+        "gpu_kernels", IMPORTANT, f"--program={program}", "--top=3", f"--json={tmp_path / 'figures.json'}", *tiny
+    )
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["gpu"], figures["attention"]) == ("NVIDIA H200 141GB HBM3e", "cudnn")

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compile_memory import network_bytes
 from jax.sharding import AxisType, Mesh
 
 from configs import important
 from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MIN_STD_DB, MelStats
-from scripts.compile_memory import network_bytes
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
 from synthjax.models.platform import as_on_accelerators
