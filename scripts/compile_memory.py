@@ -6,23 +6,22 @@ Compiles the real step for --devices simulated CPU devices and runs nothing; wit
 here. Weights, optimizer, batch and FLOPs are exact wherever they are compiled; temporary memory is what this compiler
 needs, and another one's may differ: simulated devices hold the scores of attention, which cuDNN's never does, and have
 layers in a loop, which accelerators do not. With mesh.model above 1 they also add up three gradients of attention's
-input over the network, where XLA for GPUs adds up their sum.
-Slices are not simulated.
+input over the network, where XLA for GPUs adds up their sum. Slices are not simulated.
+
+scripts/gpu_kernels.py --devices=8 tells what GPUs need that are not here, where their compiler is installed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from hlo_text import called, computations, size, times
+from hlo_network import network_bytes
 
 from data_pipeline import cli, config_flag
 from data_pipeline.param_spec import load_spec
@@ -34,8 +33,6 @@ from synthjax.k_osc_task import KOscTask
 from synthjax.models.platform import as_on_accelerators
 from synthjax.tasks import SpectrogramTask, Task
 from synthjax.train_step import Trainer, TrainState, abstract_state, jit_train_step
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def main(argv: list[str]) -> None:
@@ -122,22 +119,6 @@ def stats_shapes(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
 def _per_device(tree: Any) -> int:
     """Bytes of a tree of placed shapes on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def network_bytes(program: str) -> int:
-    """Bytes that one device's collective operations yield in a compiled program, as XLA prints it."""
-    lines, entry = computations(program)
-
-    @cache
-    def count(name: str) -> int:
-        return sum(_collective_bytes(line) + times(line) * sum(map(count, called(line))) for line in lines[name])
-
-    return count(entry)
-
-
-def _collective_bytes(line: str) -> int:
-    match = re.search(r"= (.*?) (?:" + "|".join(COLLECTIVES) + r")(?:-start)?\(", line)
-    return size(match.group(1)) if match else 0
 
 
 if __name__ == "__main__":

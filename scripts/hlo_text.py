@@ -49,3 +49,15 @@ def arrays(types: str) -> list[tuple[str, tuple[int, ...]]]:
 def size(types: str) -> int:
     """Bytes of all arrays of a type."""
     return sum(BYTES.get(dtype, 4) * math.prod(shape) for dtype, shape in arrays(types))
+
+
+def parts(types: str) -> list[str]:
+    """The types that a tuple's type is made of."""
+    found, depth = [""], 0
+    for character in types[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [one.strip() for one in found]

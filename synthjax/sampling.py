@@ -72,17 +72,21 @@ class Part(NamedTuple):
 
 
 def guided_field(model: FlowModel, z: Float[Array, "B L D"], strength: float) -> Field:
-    """Eq. (1); both branches run as one batch of 2B, and strength 1 needs no second branch."""
+    """Eq. (1); both branches run as one batch of 2B, and strength 1 needs no second branch.
+
+    The branches of a row are neighbours: one half of the batch after the other, rows that several devices share would
+    move between these at every evaluation.
+    """
     batch = z.shape[0]
     if strength == 1.0:
         return lambda x, t: model.velocity(x, jnp.broadcast_to(t, (batch,)), z)
-    doubled = jnp.concatenate([z, z])
-    dropped = jnp.arange(2 * batch) >= batch
+    doubled = jnp.repeat(z, 2, axis=0)
+    dropped = jnp.arange(2 * batch) % 2 == 1
 
     def field(x: Array, t: Array) -> Array:
-        times = jnp.broadcast_to(t, (2, batch)).reshape(-1)
-        velocity = model.velocity(jnp.concatenate([x, x]), times, doubled, dropped)
-        conditional, unconditional = jnp.split(velocity, 2)
+        times = jnp.repeat(jnp.broadcast_to(t, (batch,)), 2)
+        velocity = model.velocity(jnp.repeat(x, 2, axis=0), times, doubled, dropped).reshape(batch, 2, -1)
+        conditional, unconditional = velocity[:, 0], velocity[:, 1]
         return (1.0 - strength) * unconditional + strength * conditional
 
     return field

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from compile_memory import network_bytes
+from hlo_network import network_bytes
 
 from tests.helpers import TINY, run_script
 
@@ -30,6 +30,24 @@ ENTRY %main (p: f32[5]) -> f32[5] {
 
 def test_collectives_in_loops_count_every_turn() -> None:
     assert network_bytes(PROGRAM) == 8 * (10 * 4 + 6 * 2) + 5 * 4
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("f32[7]{0} all-reduce-start(%x)", 7),
+        ("(f32[7]{0}, f32[2,3]{1,0}) all-reduce-start(%x, %y)", 13),
+        ("(f32[7]{0:T(8,128)}, f32[14]{0:T(8,128)}) all-gather-start(%x)", 14),
+        ("((f32[7]{0}, f32[1,1]{1,0}), (f32[14]{0}, /*index=1*/f32[2,1]{1,0})) all-gather-start(%x, %y)", 16),
+        ("((f32[8]{0}), f32[4]{0}) reduce-scatter-start(%x)", 4),
+        ("(f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x)", 8),
+        ("f32[14]{0} all-gather-done(%x)", 0),
+        ("(f32[7]{0}, f32[7]{0}) all-to-all(%x, %y)", 14),
+    ],
+)
+def test_what_is_started_counts_its_results_and_not_its_operands(instruction: str, words: int) -> None:
+    program = f"ENTRY %main (x: f32[7]) -> f32[] {{\n  %one = {instruction}, dimensions={{0}}\n}}\n"
+    assert network_bytes(program) == 4 * words
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compile_memory import network_bytes
+from hlo_network import network_bytes
 from jax.sharding import AxisType, Mesh
 
 from configs import important
@@ -19,7 +19,9 @@ from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MIN_STD_DB, MelStats
 from synthjax import sharding
 from synthjax.checkpoints import Checkpoints
+from synthjax.inference import jit_sampler
 from synthjax.models.platform import as_on_accelerators
+from synthjax.sampling import Sampling
 from synthjax.tasks import SpectrogramTask
 from synthjax.train_step import NO_BAD_STEP, Trainer, TrainState, abstract_state, jit_init, jit_train_step
 from tests.helpers import TINY
@@ -152,6 +154,17 @@ def test_fsdp_moves_weights_and_no_activations() -> None:
     weights = 4 * bench.trainer.parameter_count()
     assert traffic[1] < 4 * weights
     assert traffic[1] - traffic[0] < 0.1 * weights
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_sampling_moves_nothing_between_devices_but_its_results(solver: str) -> None:
+    bench = make_bench("data")
+    sampler = jit_sampler(bench.trainer, bench.mesh, Sampling(guidance=2.0, solver=solver, steps=3))
+    batch = {name: array for name, array in bench.batch(0).items() if name != "x1"}
+    with as_on_accelerators():  # The CPU's attention gathers what its loop runs over.
+        lowered = sampler.lower(abstract_state(bench.trainer, bench.shardings).params, batch, bench.stats)
+    arrived = 4 if solver == "dopri5" else 0  # Whether all have, which is one word.
+    assert network_bytes(lowered.compile().as_text()) <= batch["x0"].nbytes + arrived
 
 
 @pytest.mark.parametrize(("written", "read"), [("one", "both"), ("both", "data"), ("fsdp", "one"), ("data", "model")])
