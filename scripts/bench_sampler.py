@@ -81,8 +81,7 @@ class SamplerBench:
         self._repeats, self._mesh, task = repeats, sharding.make_mesh(config.mesh), task_of(config)
         self._trainer = Trainer.create(config, task)
         self._limits = measure_limits(config.compute_dtype)
-        parts = sharding.batch_parts(self._mesh)
-        self._size = -(-config.sampling.batch_size // parts) * parts
+        self._size = sharding.round_up(config.sampling.batch_size, self._mesh)
         self._params = jit_init(self._trainer, self._trainer.state_shardings(self._mesh))().params
         self._stats = flat_stats(task, self._mesh)
         mel = np.random.default_rng(0).uniform(-80.0, 0.0, (self._size, *task.input_shape)).astype(np.float16)

@@ -1,8 +1,9 @@
-"""Lists the kernels of a config's train step or sampler on a GPU, heaviest first; no GPU is needed.
+"""Lists the kernels of a config's train step or sampler on GPUs, heaviest first; no GPU is needed.
 
-    python scripts/gpu_kernels.py --config=configs/important.py [--gpu=h100] [--program=sample] [--json=FILE]
+    python scripts/gpu_kernels.py --config=configs/important.py [--gpu=h100] [--devices=8] [--program=sample]
 
-Compiles the real program for one GPU ahead of time, with JAX's CUDA plugin (requirements-gpu.txt), and runs nothing.
+Compiles the real program for a mesh of GPUs ahead of time, with JAX's CUDA plugin (requirements-gpu.txt), and runs
+nothing. All figures are those of one GPU.
 Times are estimates, not measurements: of every kernel max(FLOP / the GPU's peak, bytes / its bandwidth) and a launch.
 That is a bound: kernels reach less of both, some of them much less; only what stays in the L2 cache may be faster. It
 ranks kernels and compares two variants of a model; ``products_alone_ms``, all FLOPs at the peak, is what would be left
@@ -10,7 +11,8 @@ without traffic and launches.
 
 A row of the table stands for all kernels of one kind, shape and place in the code, such as those of unrolled layers:
 ``ms`` of all their runs, ``mb_read``, ``mb_written`` and ``gflop`` of one. Products are cuBLAS's: on a device, XLA also
-times Triton's, which it can join with what is around them.
+times Triton's, which it can join with what is around them. What GPUs send one another counts as copies within one;
+``network_mb`` is what one of them gets in a call.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from absl import flags
 from bench_report import Report, Row
 from compile_memory import step_shapes, task_of
 from hlo_kernels import Kernel, list_kernels
+from hlo_network import network_bytes
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -47,6 +50,8 @@ from synthjax.train_step import Trainer, jit_train_step
 PRODUCT_FLOPS = {"h100": 790e12, "h200": 790e12}
 # From the end of a kernel to the begin of the next one that is queued.
 LAUNCH_SECONDS = 1.5e-6
+# As they are sold.
+GPUS_OF_HOST = 8
 # Triton's products are chosen by timing them, which takes a device.
 COMPILER_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
@@ -76,17 +81,20 @@ def main(argv: list[str]) -> None:
     f, config = flags.FLAGS, config_flag.read()
     # The GPU is only compiled for: one that is here stays free for others, and without one the plugin asks for none.
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 1)
+    jax.config.update("jax_num_cpu_devices", f.devices)
     if f.program == "sample":
         _check_sampler(config)
     gpu = Gpu.named(f.gpu, config.compute_dtype)
     mesh = _mesh(gpu, config)
+    sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
     trainer = trainer_for_gpu(config)
     compiled: Any = compile_program(trainer, mesh, f.program)
-    kernels = list_kernels(compiled.as_text())
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    kernels = list_kernels(text)
     report = Report()
     report.setting = {
         "gpu": mesh.devices.flat[0].device_kind,
+        "mesh": " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items()),
         "program": f.program,
         "batch_size": config.data.batch_size if f.program == "step" else config.sampling.batch_size,
         "compute_dtype": config.compute_dtype,
@@ -95,17 +103,23 @@ def main(argv: list[str]) -> None:
         "peak_tflop_per_second": gpu.flops / 1e12,
         "peak_gb_per_second": gpu.bandwidth / 1e9,
         **totals(kernels, gpu),
-        "temporary_gb": compiled.memory_analysis().temp_size_in_bytes / 1e9,
+        "network_mb": network_bytes(text) / 1e6,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "memory_gb": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
     }
     report.rows = rows(kernels, gpu)
     report.tell(f.json, f.top)
 
 
 def _mesh(gpu: Gpu, config: Any) -> Mesh:
-    """The config's mesh, of one such GPU."""
+    """The config's mesh, of such GPUs, as many as there are devices here."""
     here = sharding.make_mesh(config.mesh)
+    of_host = min(here.size, GPUS_OF_HOST)
+    if here.size % of_host:
+        raise cli.UserError(f"--devices={here.size}: above {of_host} they come in hosts of {of_host}")
+    shape = f"1x{here.size // of_host}x{of_host}"
     try:
-        topology = topologies.get_topology_desc(platform="cuda", target_config=gpu.description, topology="1x1x1")
+        topology = topologies.get_topology_desc(platform="cuda", target_config=gpu.description, topology=shape)
     except NotImplementedError as error:
         raise cli.UserError(
             "JAX's CUDA plugin, which compiles for GPUs, is not installed here: pip install -r requirements-gpu.txt"
@@ -128,7 +142,7 @@ def compile_program(trainer: Trainer, mesh: Mesh, program: str) -> jax.stages.Co
             traced = jit_train_step(trainer, mesh, trainer.state_shardings(mesh)).trace(state, batch, stats)
         else:
             sampler = jit_sampler(trainer, mesh, Sampling.from_config(sampling))
-            rows = sampling.batch_size
+            rows = sharding.round_up(sampling.batch_size, mesh)
             sounds = {name: batch[name].update(shape=(rows, *batch[name].shape[1:])) for name in ("mel_spec", "x0")}
             traced = sampler.trace(state.params, sounds, stats)
         return traced.lower().compile(compiler_options=COMPILER_OPTIONS)
@@ -181,6 +195,7 @@ def rows(kernels: Sequence[Kernel], gpu: Gpu) -> list[Row]:
 if __name__ == "__main__":
     config_flag.define()
     flags.DEFINE_enum("gpu", "h200", sorted(PRODUCT_FLOPS), "The GPU.")
+    flags.DEFINE_integer("devices", 1, "How many of them.", lower_bound=1)
     flags.DEFINE_enum("program", "step", ["step", "sample"], "What to compile.")
     flags.DEFINE_integer("top", 30, "Rows of the table; the JSON has all.", lower_bound=1)
     flags.DEFINE_string("json", None, "File for the figures.")

@@ -128,8 +128,7 @@ class TrainedModel:
         """Sounds to sample at once: the config's sampling batch in rows of ``draws`` for each sound, no more than
         ``sounds``, rounded up to a multiple of the data axis.
         """
-        parts = sharding.batch_parts(self.mesh)
-        return -(-min(max(1, self.config.sampling.batch_size // draws), sounds) // parts) * parts
+        return sharding.round_up(min(max(1, self.config.sampling.batch_size // draws), sounds), self.mesh)
 
     def local_rows(self, batch_size: int) -> range:
         """This process's rows of a batch."""

@@ -64,6 +64,12 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis in (SLICE, DATA) if axis in mesh.shape)
 
 
+def round_up(rows: int, mesh: Mesh) -> int:
+    """The smallest batch of at least ``rows`` rows that divides over the devices."""
+    parts = batch_parts(mesh)
+    return -(-rows // parts) * parts
+
+
 def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises UserError unless the batch divides over the devices, in each of the parts that one step accumulates."""
     parts = batch_parts(mesh)

@@ -340,6 +340,7 @@ def tiny_config(**changes: Any) -> ml_collections.ConfigDict:
     [
         ((IMPORTANT, "--gpu=tpu"), ("--gpu=tpu", "h100|h200")),
         ((IMPORTANT, "--config.mesh.model=2"), ("mesh.model=2 does not divide the 1 devices",)),
+        ((IMPORTANT, "--devices=12"), ("--devices=12", "hosts of 8")),
         (("--config=configs/k_osc.py", "--program=sample"), ("data.source=k_osc", "config of shards")),
         ((IMPORTANT, "--program=sample", "--config.sampling.solver=dopri5"), ("dopri5", "weights", "rk4")),
     ],
@@ -351,6 +352,20 @@ def test_what_cannot_be_compiled_is_told_in_one_line(flags: tuple[str, ...], wor
 @pytest.mark.skipif(importlib.util.find_spec(PLUGIN) is not None, reason="the plugin is here")
 def test_without_the_plugin_it_is_asked_for() -> None:
     assert_usage_error(run_script("gpu_kernels", IMPORTANT), "CUDA plugin", "pip install -r requirements-gpu.txt")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec(PLUGIN) is None, reason="needs JAX's CUDA plugin")
+@pytest.mark.parametrize(("axes", "devices"), [((), 8), (("--config.mesh.model=2", "--config.mesh.fsdp=True"), 16)])
+def test_a_step_compiled_for_several_gpus(tmp_path: Path, axes: tuple[str, ...], devices: int) -> None:
+    tiny = [f"--config.{key}={value}" for key, value in (TINY | {"compute_dtype": "bfloat16"}).items()]
+    flags = [*tiny, *axes, f"--devices={devices}", f"--json={tmp_path / 'figures.json'}"]
+    result = run_script("gpu_kernels", IMPORTANT, *flags)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["mesh"] == ("8 data x 1 model" if not axes else "8 data x 2 model")
+    assert figures["network_mb"] > 0
+    assert figures["memory_gb"] > figures["temporary_gb"] > 0
 
 
 @pytest.mark.slow
