@@ -18,6 +18,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.host_memory import available_memory
 from data_pipeline.meter import data_size, shown_meter
 from data_pipeline.shards import ShardReader
+from data_pipeline.shared_memory import Alone, Neighbours, shared_array
 
 # Of the memory that is free: the rest is for what computes with it.
 SHARE_OF_CACHE = 0.75
@@ -28,7 +29,7 @@ class TooLarge(UserError):
 
 
 class CachedReader:
-    """A reader whose datasets ``names`` are held in the memory of this process from ``load`` on."""
+    """A reader whose datasets ``names`` are held in memory from ``load`` on."""
 
     def __init__(self, reader: ShardReader, names: Sequence[str]) -> None:
         self._reader, self._names = reader, names
@@ -43,9 +44,14 @@ class CachedReader:
         """Number of rows."""
         return len(self._reader)
 
-    def load(self) -> None:
-        """Reads what is to be held. Raises TooLarge where the memory that is free cannot take it."""
-        self._held = {name: _read_all(self._reader, name) for name in self._names}
+    def load(self, neighbours: Neighbours | None = None) -> None:
+        """Reads what is to be held: once for all neighbours, who load together, each a part of the rows.
+
+        Raises:
+          TooLarge: where the memory that is free cannot take it.
+          UserError: if neighbours cannot share it.
+        """
+        self._held = {name: _read_all(self._reader, name, neighbours or Alone()) for name in self._names}
 
     def read_rows(self, name: str, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Rows (len(indices), ...) of a dataset in the order asked: as ``ShardReader`` gives them, bit for bit."""
@@ -59,18 +65,25 @@ def size_of(reader: ShardReader, name: str, rows: int | None = None) -> int:
     return count * int(np.prod(reader.row_shape(name))) * reader.dtype(name).itemsize
 
 
-def _read_all(reader: ShardReader, name: str) -> NDArray[Any]:
+def _read_all(reader: ShardReader, name: str, neighbours: Neighbours) -> NDArray[Any]:
+    if neighbours.rank == 0:
+        _check_memory(reader, name)
+    rows = shared_array((len(reader), *reader.row_shape(name)), reader.dtype(name), neighbours)
+    mine = (len(reader) * rank // neighbours.count for rank in (neighbours.rank, neighbours.rank + 1))
+    with shown_blocks(reader, name, range(*mine), "reading into memory") as blocks:
+        for first, block in blocks:
+            rows[first : first + len(block)] = block
+    neighbours.tell(0)  # All parts are there.
+    return rows
+
+
+def _check_memory(reader: ShardReader, name: str) -> None:
     needed, free = size_of(reader, name), available_memory()
     if needed > SHARE_OF_CACHE * free:
         raise TooLarge(
             f"data.cache: {name} of {reader.path} takes {data_size(needed)}, and {data_size(free)} of memory are free, "
             "of which it may take three quarters: set --config.data.cache=none"
         )
-    rows = np.empty((len(reader), *reader.row_shape(name)), reader.dtype(name))
-    with shown_blocks(reader, name, range(len(reader)), "reading into memory") as blocks:
-        for first, block in blocks:
-            rows[first : first + len(block)] = block
-    return rows
 
 
 @contextmanager

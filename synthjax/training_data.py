@@ -22,6 +22,7 @@ from synthjax.data import HostBatch, TrainBatches, open_split
 from synthjax.device_cache import DeviceCache
 from synthjax.held_out import HeldOut, HeldOutShards
 from synthjax.k_osc_task import KOscBatches, KOscHeldOut, KOscTask
+from synthjax.neighbours import ProcessesHere
 from synthjax.tasks import Batch, SpectrogramTask, Task
 
 # Rows whose parameters tell one data set from another of the same size.
@@ -102,9 +103,9 @@ class ShardTrainingData:
         )
 
     def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
-        """Fills the cache. Raises UserError where memory cannot take it."""
+        """Fills the cache, in all processes together. Raises UserError where memory cannot take it."""
         placement = sharding.batch_sharding(mesh)
-        self._rows.load()
+        self._rows.load(ProcessesHere())
         if self._config.data.cache != "device":
             return partial(sharding.place, sharding=placement)
         cache = DeviceCache(self._reader, mesh)

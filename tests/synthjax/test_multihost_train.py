@@ -41,6 +41,7 @@ def assert_same_figures(one: Path, other: Path) -> None:
     ("processes", "devices", "changes"),
     [
         (2, 1, {}),
+        (2, 1, {"data__cache": "host"}),
         (2, 1, {"mesh__fsdp": True, "data__cache": "device"}),
         (2, 2, {"mesh__model": 2, "data__cache": "device"}),
         (2, 2, {"mesh__slices": 2, "mesh__fsdp": True, "train__accumulate": 2, "data__cache": "device"}),
@@ -80,6 +81,22 @@ def wait_for_records(workdir: Path, count: int, processes: list[subprocess.Popen
         if time.monotonic() > end or any(process.poll() is not None for process in processes):
             pytest.fail(f"no {count} steps: {ends(processes, 1)}")
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_multihost_processes_of_one_machine_hold_the_data_once(tiny_root: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    changes = {"data__cache": "host", "train__steps": 100_000, "train__eval_every": 0}
+    processes = start_together("synthjax.train", tiny_flags(tiny_root, workdir, **changes))
+    wait_for_records(workdir, 3, processes)
+    maps = [Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8").splitlines() for process in processes]
+    # Addresses, rights, offset, device, number of the file, its name.
+    files = [{line.split()[4] for line in lines if "/memfd:synthjax" in line} for lines in maps]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    finish(processes)
+    assert len(files[0]) == 2  # Spectrograms and rows.
+    assert files[0] == files[1]
 
 
 @pytest.mark.slow

@@ -1,0 +1,55 @@
+"""Which processes of a run are on one machine; that they share memory is in the tests of multihost training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from synthjax import neighbours
+from synthjax.neighbours import ProcessesHere
+
+
+def test_one_process_is_by_itself() -> None:
+    here = ProcessesHere()
+    assert (here.rank, here.count, here.tell(7)) == (0, 1, [7])
+
+
+@pytest.mark.parametrize(("index", "members"), [(0, [0, 3]), (1, [1, 2, 4]), (4, [1, 2, 4]), (5, [5])])
+def test_neighbours_are_those_of_the_same_place(
+    monkeypatch: pytest.MonkeyPatch, index: int, members: list[int]
+) -> None:
+    places = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 5], [1, 2, 3, 4], [1, 2, 3, 5], [2, 2, 3, 5]], np.int32)
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(neighbours, "_told_by_all", lambda words: places)
+    here = ProcessesHere()
+    assert (here.rank, here.count) == (members.index(index), len(members))
+    monkeypatch.setattr(neighbours, "_told_by_all", lambda words: np.arange(10, 16, dtype=np.int32)[:, None])
+    assert here.tell(10 + index) == [10 + member for member in members]
+
+
+def test_places_differ_by_machine_container_and_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = [neighbours._place()]
+    (tmp_path / "boot").write_text("another\n")
+    (tmp_path / "pid").symlink_to("pid:[1]")
+    for name, value in (("BOOT", tmp_path / "boot"), ("PROCESSES", tmp_path / "pid")):
+        monkeypatch.setattr(neighbours, name, value)
+        places.append(neighbours._place())
+    monkeypatch.setattr("os.getuid", lambda: 12_345)
+    places.append(neighbours._place())
+    assert len({place.tobytes() for place in places}) == 4
+    assert all(place.dtype == np.int32 for place in places)
+    np.testing.assert_array_equal(neighbours._place(), places[-1])
+
+
+def test_where_the_system_does_not_tell_every_process_is_by_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(neighbours, "BOOT", tmp_path / "none")
+    places = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        places.append(neighbours._place().tobytes())
+    assert places[0] != places[1]
