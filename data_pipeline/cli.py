@@ -15,6 +15,8 @@ from absl import app, flags, logging
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+# Packages whose flags --help tells; the first two are this project, the last defines --config for it.
+OURS = ("synthjax", "data_pipeline", "ml_collections")
 _exit_without_threads = False
 
 
@@ -48,10 +50,23 @@ def exit_without_threads() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses absl flags; any fault, a config file's included, becomes one line and exit code 2."""
     flags.FLAGS.set_gnu_getopt()  # Flags may follow file names.
+    _help_with_all_our_flags(argv[0])
     try:
         return flags.FLAGS(list(argv))
+    except Failure:
+        raise
+    except SystemExit:  # absl has answered --help, and takes it for a failure.
+        raise SystemExit(0) from None
     except Exception as error:  # A config file may raise anything while it is read.
         fail(error)
+
+
+def _help_with_all_our_flags(program: str) -> None:
+    """Makes --help tell the flags of our modules that the command is made of, not only those of its own file."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.split(".")[0] in OURS:
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(program, flag)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

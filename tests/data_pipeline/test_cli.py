@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from data_pipeline import cli
+from tests.helpers import REPOSITORY
 
 WITH_A_THREAD = """
 import threading
@@ -47,3 +48,35 @@ def test_a_failure_says_why_to_whoever_catches_it(capsys: pytest.CaptureFixture[
         cli.fail("no\n disk", 1)
     assert (failure.value.code, failure.value.message) == (1, "no disk")
     assert capsys.readouterr().err == "error: no disk\n"
+
+
+def test_help_tells_the_flags_of_all_our_modules_and_is_no_failure() -> None:
+    """--plugin and --solver are those of modules that evaluate imports."""
+    result = subprocess.run(
+        [sys.executable, "-m", "synthjax.evaluate", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(f"  --{flag}: " in result.stdout for flag in ("workdir", "plugin", "solver"))
+    assert "--logger_levels" not in result.stdout  # absl's own.
+
+
+def test_a_failure_while_flags_are_parsed_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.flags, "FLAGS", FailingFlags())
+    with pytest.raises(cli.Failure) as failure:
+        cli.parse_flags(["program"])
+    assert failure.value.code == 2
+
+
+class FailingFlags:
+    def set_gnu_getopt(self) -> None:
+        pass
+
+    def flags_by_module_dict(self) -> dict[str, list]:
+        return {}
+
+    def __call__(self, argv: list[str]) -> list[str]:
+        cli.fail("no such config")
