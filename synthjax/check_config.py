@@ -35,6 +35,7 @@ CHOICES = {
     "compute_dtype": ("float32", "bfloat16"),
     "data.source": ("shards", "k_osc"),
     "model.kind": ("flow", "regression", "flow_vae"),
+    "optim.name": ("adam", "adamw"),
     "train.remat": ("elementwise", "layers", "none"),
     "validation.solver": tuple(FIXED_STEPS),
     "sampling.solver": SOLVERS,
@@ -62,6 +63,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
         _require(value_of(config, key) >= 1, key, config, "must be at least 1")
     for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
         _require(value_of(config, key) >= 0, key, config, "must not be negative")
+    steps = config.train.steps
+    _require(
+        0 <= config.optim.warmup_steps < max(steps, 1),
+        "optim.warmup_steps",
+        config,
+        f"must be below train.steps={steps}",
+    )
     parse_window(config.profile)
     _check_sampling(config)
     if config.model.kind == "flow":
