@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from synthjax import host_figures
 from synthjax.console import TrainingDisplay
-from synthjax.step_clock import AHEAD, StepClock
+from synthjax.step_clock import AHEAD, StepClock, StepTime
 from synthjax.train_step import NO_BAD_STEP, Metrics
 from synthjax.writers import Writers
 
@@ -116,11 +117,8 @@ class Logbook:
         self._records = {}
 
     def _timings(self, step: int, loss: float) -> None:
-        times = self._clock.take(step)
+        times = self._take(step)
         seconds, waited = [one.seconds for one in times], [one.waited for one in times]
-        self.totals.steps += len(times)
-        self.totals.seconds += sum(seconds)
-        self.totals.waited += sum(waited)
         mine = {
             "step_seconds": statistics.mean(seconds),
             "step_jitter_seconds": statistics.pstdev(seconds),
@@ -146,6 +144,20 @@ class Logbook:
                     f"warning: process {index} waits {figures['data_wait_seconds']:.3f} s a step for its data, of "
                     f"{figures['step_seconds']:.3f} s, and all others with it: look at its disk and data.workers"
                 )
+
+    def count(self) -> Totals:
+        """Of all steps so far, those after the last logged one included; waits for them."""
+        self._clock.restart()
+        self._take(sys.maxsize)
+        return self.totals
+
+    def _take(self, step: int) -> list[StepTime]:
+        """The times of the steps up to ``step`` that were not counted before."""
+        times = self._clock.take(step)
+        self.totals.steps += len(times)
+        self.totals.seconds += sum(one.seconds for one in times)
+        self.totals.waited += sum(one.waited for one in times)
+        return times
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Writes a picture."""

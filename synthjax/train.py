@@ -90,7 +90,7 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
         stack.callback(profiler.close)
         display.start_bar()
         code = Loop(run, to_batch, checkpoints, logbook, display, stop, probe, profiler).go(state, start)
-        display.say(summary(logbook.totals, config, workdir.starts()))
+        display.say(summary(logbook.count(), config, workdir.starts()))
         return code
 
 
@@ -224,6 +224,7 @@ class Loop:
         if self._compiled is None:
             self._compiled = self._compile(state, batch)
             self._logbook.restart_clock()
+            waited = 0.0  # For workers that start: no more a part of the step than its compilation.
         with self._profiler.annotated(step):
             state, metrics = self._compiled(state, batch, self._run.stats)
         self._logbook.stepped(step + 1, metrics, waited)
@@ -281,6 +282,8 @@ class Loop:
 
     def _end(self, state: TrainState, step: int) -> int:
         """Makes sure that ``step`` is on disk, says what was reached and returns the exit code."""
+        if step < self._run.config.train.steps:
+            self._display.say("asked to stop: finishing the steps under way and saving; a second time ends at once")
         self._settle()
         if step not in self._checkpoints.steps and step != self._last_save:
             self._save(state, step, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -114,9 +115,20 @@ def test_ctrl_c_saves_and_exits_130_with_workers_too(tiny_root: Path, tmp_path: 
         assert process.wait(timeout=300) == 130
     message = workdir.with_name("stderr").read_text()
     assert "Traceback" not in message
+    assert "asked to stop" in message
     assert "goes on from there" in message
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]
+
+
+def test_the_last_line_counts_the_steps_since_the_last_log_and_no_start_of_workers(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    result = train(tiny_root, tmp_path / "run", train__steps=3, train__log_every=100, data__workers=1)
+    assert result.returncode == 0, result.stderr
+    last = result.stderr.splitlines()[-1]
+    (waited,) = re.findall(r"^3 steps measured, .*, data wait ([\d.]+) %", last)
+    assert float(waited) <= 100
 
 
 # The signal comes from inside, so that it meets the run in time.
@@ -214,7 +226,7 @@ def test_other_training_data_in_the_workdir_are_refused(finished: Path, tiny_roo
         ({"mesh__model": 3}, ["mesh.model=3", "1 devices"]),
         ({"model__field__heads": 3}, ["model.field.dim=16 is not a multiple of model.field.heads=3"]),
         ({"model__encoder__kind": "rnn"}, ["model.encoder.kind 'rnn'"]),
-        ({"optim__name": "sgd"}, ["optim.name 'sgd'"]),
+        ({"optim__name": "sgd"}, ["optim.name=sgd must be adam or adamw"]),
         ({"optim__warmup_steps": 99}, ["optim.warmup_steps=99"]),
         ({"train__log_every": 0}, ["train.log_every=0 must be at least 1"]),
         ({"train__stepz": 5}, ["unknown config key", "stepz", "steps"]),
