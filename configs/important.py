@@ -33,7 +33,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Processes that read and couple batches ahead of the step, on every host; 0 reads in the training process.
     data.workers = 2
     # Where the training spectrograms stay once they are read, 205 kB a row (of float32 shards 410). none: on disk.
-    # host: in every machine's memory. device: in the accelerators', split over mesh.data. Same batches anyhow.
+    # host: in memory, once for all processes of a machine or container. device: in the accelerators' memory, split over
+    # mesh.data. Same batches anyhow.
     data.cache = "none"
     # Standard deviations in stats.npz below this count as this, in dB; 0 for models of the PyTorch code.
     data.min_std_db = 1.0

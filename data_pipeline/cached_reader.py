@@ -18,7 +18,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.host_memory import available_memory
 from data_pipeline.meter import data_size, shown_meter
 from data_pipeline.shards import ShardReader
-from data_pipeline.shared_memory import Alone, Neighbours, shared_array
+from data_pipeline.shared_memory import ALONE, Neighbours, shared_array
 
 # Of the memory that is free: the rest is for what computes with it.
 SHARE_OF_CACHE = 0.75
@@ -44,14 +44,14 @@ class CachedReader:
         """Number of rows."""
         return len(self._reader)
 
-    def load(self, neighbours: Neighbours | None = None) -> None:
+    def load(self, neighbours: Neighbours = ALONE) -> None:
         """Reads what is to be held: once for all neighbours, who load together, each a part of the rows.
 
         Raises:
           TooLarge: where the memory that is free cannot take it.
           UserError: if neighbours cannot share it.
         """
-        self._held = {name: _read_all(self._reader, name, neighbours or Alone()) for name in self._names}
+        self._held = {name: _read_all(self._reader, name, neighbours) for name in self._names}
 
     def read_rows(self, name: str, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[Any]:
         """Rows (len(indices), ...) of a dataset in the order asked: as ``ShardReader`` gives them, bit for bit."""
@@ -94,6 +94,8 @@ def shown_blocks(
     with shown_meter(f"{name}: {title}", size_of(reader, name, len(rows))) as meter:
 
         def metered() -> Iterator[tuple[int, NDArray[Any]]]:
+            if not rows:
+                return
             for first, block in reader.blocks(name, rows.start):
                 start, stop = max(first, rows.start), min(first + len(block), rows.stop)
                 if start < stop:

@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("?", "h", "help", "helpshort", "helpfull", "helpxml")}
 # Packages whose flags --help tells; the first two are this project, the last defines --config for it.
 OURS = ("synthjax", "data_pipeline", "ml_collections")
 _exit_without_threads = False
@@ -55,8 +56,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         return flags.FLAGS(list(argv))
     except Failure:
         raise
-    except SystemExit:  # absl has answered --help, and takes it for a failure.
-        raise SystemExit(0) from None
+    except SystemExit as end:
+        if not HELP & set(argv):
+            fail(f"a config file ended the program ({end})")
+        raise SystemExit(0) from None  # absl has answered, and takes the question for a failure.
     except Exception as error:  # A config file may raise anything while it is read.
         fail(error)
 

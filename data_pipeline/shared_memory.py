@@ -6,16 +6,22 @@ left behind, is no part of /dev/shm, which containers keep small, and is gone wi
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from data_pipeline.cli import UserError
+
+NAME = "synthjax"
+# Linux has it, but Pythons that are built to run on old ones have not.
+CAN_SHARE = hasattr(os, "memfd_create")
 
 
 class Neighbours(Protocol):
@@ -46,6 +52,9 @@ class Alone:
         return [word]
 
 
+ALONE = Alone()
+
+
 def shared_array(shape: tuple[int, ...], dtype: DTypeLike, neighbours: Neighbours) -> NDArray[Any]:
     """One array for all neighbours, who call this together; nothing is known of what it holds.
 
@@ -65,20 +74,29 @@ def shared_array(shape: tuple[int, ...], dtype: DTypeLike, neighbours: Neighbour
 
 
 def _make(size: int) -> int:
-    descriptor = os.memfd_create("synthjax")
-    os.ftruncate(descriptor, size)
-    return descriptor
+    with _refusal_in_one_line():
+        descriptor = os.memfd_create(NAME)
+        os.ftruncate(descriptor, size)
+        return descriptor
 
 
 def _map(path: str, size: int) -> mmap.mmap:
-    try:
+    with _refusal_in_one_line():
         descriptor = os.open(path, os.O_RDWR)
-    except OSError as error:
-        raise UserError(
-            f"data.cache: the processes of this machine cannot share memory ({error.strerror}): start one of them for "
-            "all its devices, or set --config.data.cache=none"
-        ) from error
+        try:
+            if not os.readlink(path).startswith(f"/memfd:{NAME}"):
+                raise OSError(errno.ENXIO, f"{path} is another file")
+            return mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _refusal_in_one_line() -> Iterator[None]:
     try:
-        return mmap.mmap(descriptor, size)
-    finally:
-        os.close(descriptor)
+        yield
+    except (OSError, ValueError) as error:  # mmap raises the latter for a file that is too short.
+        raise UserError(
+            f"data.cache: the processes of this machine cannot share memory ({error}): start one of them for all its "
+            "devices, or set --config.data.cache=none"
+        ) from error

@@ -12,7 +12,8 @@ without traffic and launches.
 A row of the table stands for all kernels of one kind, shape and place in the code, such as those of unrolled layers:
 ``ms`` of all their runs, ``mb_read``, ``mb_written`` and ``gflop`` of one. Products are cuBLAS's: on a device, XLA also
 times Triton's, which it can join with what is around them. What GPUs send one another counts as copies within one;
-``network_mb`` is what one of them gets in a call.
+``network_mb`` is the size of what these exchanges yield on one of them in a call. Rings of n send (n - 1)/n of that, and
+twice as much to add up.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ def main(argv: list[str]) -> None:
         _check_sampler(config)
     gpu = Gpu.named(f.gpu, config.compute_dtype)
     mesh = _mesh(gpu, config)
-    sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
+    if f.program == "sample":
+        config.data.batch_size = sharding.round_up(config.sampling.batch_size, mesh)
+    else:
+        sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
     trainer = trainer_for_gpu(config)
     compiled: Any = compile_program(trainer, mesh, f.program)
     text, memory = compiled.as_text(), compiled.memory_analysis()
@@ -96,7 +100,7 @@ def main(argv: list[str]) -> None:
         "gpu": mesh.devices.flat[0].device_kind,
         "mesh": " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items()),
         "program": f.program,
-        "batch_size": config.data.batch_size if f.program == "step" else config.sampling.batch_size,
+        "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,
         "attention": trainer.attention_kernel,
         "jax": version("jax"),
@@ -136,15 +140,12 @@ def trainer_for_gpu(config: Any) -> Trainer:
 def compile_program(trainer: Trainer, mesh: Mesh, program: str) -> jax.stages.Compiled:
     """The train step as ``train`` has it, or the sampler as ``evaluate`` and ``predict`` do."""
     state, batch, stats = step_shapes(trainer, mesh)
-    sampling: Any = trainer.config.sampling
     with as_on_accelerators():
         if program == "step":
             traced = jit_train_step(trainer, mesh, trainer.state_shardings(mesh)).trace(state, batch, stats)
         else:
-            sampler = jit_sampler(trainer, mesh, Sampling.from_config(sampling))
-            rows = sharding.round_up(sampling.batch_size, mesh)
-            sounds = {name: batch[name].update(shape=(rows, *batch[name].shape[1:])) for name in ("mel_spec", "x0")}
-            traced = sampler.trace(state.params, sounds, stats)
+            sampler = jit_sampler(trainer, mesh, Sampling.from_config(trainer.config.sampling))
+            traced = sampler.trace(state.params, {name: batch[name] for name in ("mel_spec", "x0")}, stats)
         return traced.lower().compile(compiler_options=COMPILER_OPTIONS)
 
 

@@ -29,7 +29,8 @@ def computations(program: str) -> tuple[dict[str, list[str]], str]:
 def called(line: str) -> list[str]:
     """Computations that an instruction runs; what it applies to elements (to_apply of a reduction) moves nothing."""
     branches = re.findall(r"branch_computations=\{([^}]*)\}", line)
-    return re.findall(r"(?:body|calls|true_computation|false_computation)=%([\w.\-]+)", line) + [
+    applied = "|to_apply" if " call(" in line else ""
+    return re.findall(rf"(?:body|calls|true_computation|false_computation{applied})=%([\w.\-]+)", line) + [
         name for listed in branches for name in re.findall(r"%([\w.\-]+)", listed)
     ]
 

@@ -63,13 +63,8 @@ def _check(config: ml_collections.ConfigDict) -> None:
         _require(value_of(config, key) >= 1, key, config, "must be at least 1")
     for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
         _require(value_of(config, key) >= 0, key, config, "must not be negative")
-    steps = config.train.steps
-    _require(
-        0 <= config.optim.warmup_steps < max(steps, 1),
-        "optim.warmup_steps",
-        config,
-        f"must be below train.steps={steps}",
-    )
+    steps, warmup = config.train.steps, config.optim.warmup_steps
+    _require(0 <= warmup < steps, "optim.warmup_steps", config, f"must be below train.steps={steps}")
     parse_window(config.profile)
     _check_sampling(config)
     if config.model.kind == "flow":

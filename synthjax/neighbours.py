@@ -12,8 +12,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A kernel that runs, and within it the processes that know each other's numbers: those of a container, or all.
-BOOT, PROCESSES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+from data_pipeline.shared_memory import CAN_SHARE
+
+# A kernel that runs, and within it the processes that know each other's numbers, and whose users are the same: those of
+# a container, or all.
+BOOT, PROCESSES, USERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid"), Path("/proc/self/ns/user")
 
 
 class ProcessesHere:
@@ -46,8 +49,9 @@ def _told_by_all(words: np.ndarray) -> np.ndarray:
 
 
 def _place() -> np.ndarray:
-    """Words (4,) int32 that two processes have in common if they are of one user and see each other."""
-    place = f"process {jax.process_index()}"  # Where the system does not tell, it is by itself.
+    """Words (4,) int32 that two processes have in common if they can open each other's memory."""
+    place = f"process {jax.process_index()}"  # By itself, where the system does not tell.
     with suppress(OSError):
-        place = f"{BOOT.read_text(encoding='ascii')} {PROCESSES.readlink()} {os.getuid()}"
+        if CAN_SHARE:
+            place = f"{BOOT.read_text(encoding='ascii')} {PROCESSES.readlink()} {USERS.readlink()} {os.getuid()}"
     return np.frombuffer(hashlib.sha256(place.encode()).digest()[:16], np.int32)

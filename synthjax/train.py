@@ -283,7 +283,7 @@ class Loop:
     def _end(self, state: TrainState, step: int) -> int:
         """Makes sure that ``step`` is on disk, says what was reached and returns the exit code."""
         if step < self._run.config.train.steps:
-            self._display.say("asked to stop: finishing the steps under way and saving; a second time ends at once")
+            self._display.say("asked to stop: finishing the steps under way and saving; a second Ctrl-C ends at once")
         self._settle()
         if step not in self._checkpoints.steps and step != self._last_save:
             self._save(state, step, None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_pipeline.cached_reader import CachedReader
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
+from data_pipeline.shared_memory import ALONE
 from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
 from synthjax import sharding
@@ -105,7 +106,8 @@ class ShardTrainingData:
     def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
         """Fills the cache, in all processes together. Raises UserError where memory cannot take it."""
         placement = sharding.batch_sharding(mesh)
-        self._rows.load(ProcessesHere())
+        # The rows that go with spectrograms on devices are small.
+        self._rows.load(ProcessesHere() if self._config.data.cache == "host" else ALONE)
         if self._config.data.cache != "device":
             return partial(sharding.place, sharding=placement)
         cache = DeviceCache(self._reader, mesh)

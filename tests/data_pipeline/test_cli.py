@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,19 +65,16 @@ def test_help_tells_the_flags_of_all_our_modules_and_is_no_failure() -> None:
     assert "--logger_levels" not in result.stdout  # absl's own.
 
 
-def test_a_failure_while_flags_are_parsed_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.flags, "FLAGS", FailingFlags())
-    with pytest.raises(cli.Failure) as failure:
-        cli.parse_flags(["program"])
-    assert failure.value.code == 2
-
-
-class FailingFlags:
-    def set_gnu_getopt(self) -> None:
-        pass
-
-    def flags_by_module_dict(self) -> dict[str, list]:
-        return {}
-
-    def __call__(self, argv: list[str]) -> list[str]:
-        cli.fail("no such config")
+@pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit()"])
+def test_a_config_that_ends_the_program_is_a_failure(tmp_path: Path, end: str) -> None:
+    config = tmp_path / "config.py"
+    config.write_text(f"import sys\n{end}\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "data_pipeline.render_shards", "--config", str(config), f"--output={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: a config file ended the program")

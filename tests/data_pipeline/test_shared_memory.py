@@ -58,7 +58,7 @@ def together(work: Callable[[Member], Any], count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("count", [2, 3, 30])  # Of 30 some read nothing.
-def test_every_row_is_read_once_and_is_there_for_all(
+def test_every_row_is_put_there_once_and_is_there_for_all(
     tiny_root: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     path, written = tiny_root / "train.h5", []
@@ -103,15 +103,15 @@ def test_whoever_is_alone_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Second(Alone):
-    """Of two, of which the first, ``maker``, has just said the same."""
+    """Of two, of which the first tells these words."""
 
     rank, count = 1, 2
 
-    def __init__(self, maker: int) -> None:
-        self._maker = maker
+    def __init__(self, *words: int) -> None:
+        self._words = iter(words)
 
     def tell(self, word: int) -> Sequence[int]:
-        return [self._maker, word]
+        return [next(self._words), word]
 
 
 def test_the_first_one_asks_for_the_memory_of_all(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +120,33 @@ def test_the_first_one_asks_for_the_memory_of_all(tiny_root: Path, monkeypatch: 
     with pytest.raises(TooLarge):
         reader.load(Alone())
     with pytest.raises(UserError, match="cannot share memory"):  # The second goes on, to what the first has made.
-        reader.load(Second(maker=gone_process()))
+        reader.load(Second(gone_process(), 3))
 
 
 def test_memory_out_of_reach_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"cannot share memory \(No such file or directory\): .*cache=none"):
-        shared_array((2,), np.float32, Second(maker=gone_process()))
+    with pytest.raises(UserError, match=r"cannot share memory \(.*No such file or directory.*\): .*cache=none"):
+        shared_array((2,), np.float32, Second(gone_process(), 3))
+
+
+def test_another_file_is_not_taken_for_memory(tmp_path: Path) -> None:
+    """As where the number of a process means another one here."""
+    file = tmp_path / "precious"
+    file.write_bytes(bytes(100))
+    with file.open("r+b") as opened, pytest.raises(UserError, match=r"cannot share memory .* is another file"):
+        shared_array((2,), np.float32, Second(os.getpid(), opened.fileno()))
+
+
+def test_memory_that_cannot_be_made_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refused)
+
+    class First(Alone):
+        count = 2
+
+    with pytest.raises(UserError, match=r"cannot share memory .*not permitted"):
+        shared_array((2,), np.float32, First())
 
 
 def gone_process() -> int:

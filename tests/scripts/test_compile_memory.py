@@ -32,6 +32,19 @@ def test_collectives_in_loops_count_every_turn() -> None:
     assert network_bytes(PROGRAM) == 8 * (10 * 4 + 6 * 2) + 5 * 4
 
 
+def test_collectives_in_calls_count() -> None:
+    program = """
+%all (x: f32[7]) -> f32[7] {
+  ROOT %sum = f32[7]{0} all-reduce(%x), to_apply=%add
+}
+
+ENTRY %main (x: f32[7]) -> f32[7] {
+  ROOT %called = f32[7]{0} call(%x), to_apply=%all
+}
+"""
+    assert network_bytes(program) == 7 * 4
+
+
 @pytest.mark.parametrize(
     ("instruction", "words"),
     [

@@ -33,21 +33,23 @@ def test_neighbours_are_those_of_the_same_place(
 def test_places_differ_by_machine_container_and_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     places = [neighbours._place()]
     (tmp_path / "boot").write_text("another\n")
-    (tmp_path / "pid").symlink_to("pid:[1]")
-    for name, value in (("BOOT", tmp_path / "boot"), ("PROCESSES", tmp_path / "pid")):
+    (tmp_path / "namespace").symlink_to("it:[1]")
+    named = tmp_path / "namespace"
+    for name, value in (("BOOT", tmp_path / "boot"), ("PROCESSES", named), ("USERS", named)):
         monkeypatch.setattr(neighbours, name, value)
         places.append(neighbours._place())
     monkeypatch.setattr("os.getuid", lambda: 12_345)
     places.append(neighbours._place())
-    assert len({place.tobytes() for place in places}) == 4
+    assert len({place.tobytes() for place in places}) == 5
     assert all(place.dtype == np.int32 for place in places)
     np.testing.assert_array_equal(neighbours._place(), places[-1])
 
 
-def test_where_the_system_does_not_tell_every_process_is_by_itself(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("name", "value"), [("BOOT", Path("/nowhere")), ("CAN_SHARE", False)])
+def test_where_nothing_can_be_shared_every_process_is_by_itself(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
-    monkeypatch.setattr(neighbours, "BOOT", tmp_path / "none")
+    monkeypatch.setattr(neighbours, name, value)
     places = []
     for index in range(2):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
