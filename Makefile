@@ -21,7 +21,7 @@ measured = $(BIN)/python scripts/$(2) --json=$(FULL)/$(1).json || echo $(1) >> $
 .PHONY: help quickstart surge-xt render-shards bench bench-full test test-all lint format clean
 
 help: ## List the targets.
-	@grep -hE '^[a-zA-Z_.-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-zA-Z_./-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 .venv: pyproject.toml ## Create the virtual environment with what training on a CPU needs.
 	$(PYTHON) -m venv .venv
@@ -34,7 +34,7 @@ help: ## List the targets.
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/dev
 
-quickstart: .venv ## Render, train, evaluate and predict with the built-in synthesizer (15 minutes on two cores).
+quickstart: .venv ## Render, train, evaluate and predict with the built-in synthesizer (10 minutes on two cores).
 	$(BIN)/python scripts/quickstart.py
 
 surge-xt: ## Fetch the Surge XT plugin (GPL-3) into plugins/, without root.

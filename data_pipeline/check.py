@@ -81,10 +81,11 @@ def check_paths(paths: Sequence[Path], spec_name: str | None, *, allow_external:
             readers += _open(path, faults, allow_external)
         else:
             raise UserError(f"{path}: does not exist")
-    with progress_bar("dataset rows checked", sum(len(reader) for reader in readers) * len(ROW_SHAPES)) as advance:
+    rows = sum(map(len, readers))
+    with progress_bar("rows checked", rows, parts=len(ROW_SHAPES)) as advance:
         for reader in readers:
             _check_rows(reader, spec, faults, advance)
-    return sum(len(reader) for reader in readers), faults.lines()
+    return rows, faults.lines()
 
 
 def _open(path: Path, faults: Faults, allow_external: bool) -> list[ShardReader]:

@@ -102,6 +102,8 @@ def main(argv: list[str]) -> None:
     if output.exists():
         raise UserError(f"{output} exists: a draft would replace what was edited; remove it or name another file")
     base_preset = read_preset_file(Path(preset)) if preset else None
+    if not Path(argv[1]).exists():  # What load_plugin would say names a flag that is not there.
+        raise UserError(f"there is no plugin at {argv[1]!r}: give the path of a .vst3")
     spec, left_out = draft_spec(load_plugin(argv[1]), output.stem, base_preset)
     with atomic_path(output) as temporary:
         temporary.write_text(spec_json(spec), encoding="utf-8")

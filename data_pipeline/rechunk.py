@@ -92,7 +92,7 @@ def _rechunk_shard(reader: ShardReader, target: Path, spec: ParamSpec | None, ti
         with PartialShard(unverified, {**identity, "source_file": [source.st_size, source.st_mtime_ns]}) as shard:
             _convert(reader, shard, attributes, title)
     check_finished(unverified, identity)
-    with progress_bar(f"{title}: rows verified", len(reader) * len(ROW_SHAPES)) as advance:
+    with progress_bar(f"{title}: rows verified", len(reader), parts=len(ROW_SHAPES)) as advance:
         difference = _first_difference(reader, ShardReader(unverified), tuple(ROW_SHAPES), advance)
     if difference:
         unverified.unlink(missing_ok=True)

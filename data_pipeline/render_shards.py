@@ -59,7 +59,8 @@ def main(argv: list[str]) -> None:
     finally:
         for shard in shards:
             shard.close()
-    print(f"{total} rows in {len(plan.numbers)} shards are complete in {plan.output}")
+    count = len(plan.numbers)
+    print(f"{total} rows in {count} shard{'s' if count > 1 else ''} are complete in {plan.output}")
 
 
 def _plan(config: ml_collections.ConfigDict) -> Plan:

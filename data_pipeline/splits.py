@@ -167,7 +167,7 @@ def main(argv: list[str]) -> None:
     source, target = Path(argv[1]), Path(argv[2])
     rows = write_splits(source, target, splits)
     for name, numbers in splits.items():
-        print(f"{target / name}.h5: {rows[name]} rows from shards {_ranges(numbers)}")
+        print(f"{target / name}.h5: {rows[name]} rows from shard{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}")
     if missing_sources(target / "train.h5"):
         print(f"note: {source} lies outside the parent of {target}: whatever reads the splits needs --allow_external")
     if (target / STATS_FILE).exists():

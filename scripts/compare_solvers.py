@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 def measure(model: TrainedModel, renderer: Any) -> dict[str, float]:
     """Parameter error, sound distance, and the median time to sample one sound by itself once compiled."""
-    reader = open_split(FLAGS.data_root or model.config.data.root, "test", model.spec)
+    reader = open_split(FLAGS.data_root or model.config.data.root, "test", model.spec, flag="--data_root")
     count = min(FLAGS.sounds, len(reader))
     mels, true = (reader.read_rows(name, np.arange(count)) for name in (MEL_SPEC, PARAM_ARRAY))
     noise = np.stack([draw_noise(1, model.spec.width, EVAL_NOISE, model.config.seed, i) for i in range(count)])

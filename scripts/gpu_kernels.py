@@ -12,8 +12,8 @@ without traffic and launches.
 A row of the table stands for all kernels of one kind, shape and place in the code, such as those of unrolled layers:
 ``ms`` of all their runs, ``mb_read``, ``mb_written`` and ``gflop`` of one. Products are cuBLAS's: on a device, XLA also
 times Triton's, which it can join with what is around them. What GPUs send one another counts as copies within one;
-``network_mb`` is the size of what these exchanges yield on one of them in a call. Rings of n send (n - 1)/n of that, and
-twice as much to add up.
+``network_mb`` is the size of what these exchanges yield on one of them in a call: rings of n send (n - 1)/n of it, and
+twice that to add up.
 """
 
 from __future__ import annotations

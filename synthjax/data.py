@@ -39,8 +39,17 @@ BATCHES_AHEAD = 2
 ORPHAN_CHECK_SECONDS = 1.0
 
 
-def open_split(root: str | Path, split: str, spec: ParamSpec, *, allow_external: bool = False) -> ShardReader:
+def open_split(
+    root: str | Path,
+    split: str,
+    spec: ParamSpec,
+    *,
+    allow_external: bool = False,
+    flag: str = "--config.data.root",
+) -> ShardReader:
     """The reader of ROOT/SPLIT.h5, checked against the spec's width; ROOT may be a URL, see ``staging``.
+
+    ``flag`` is the one by which the command is told ROOT.
 
     Raises:
       UserError: for a missing, broken or moved split, or one whose rows do not fit the spec.
@@ -48,13 +57,14 @@ def open_split(root: str | Path, split: str, spec: ParamSpec, *, allow_external:
     path = local_root(str(root)) / f"{split}.h5"
     if not path.is_file():
         raise UserError(
-            f"no {split}.h5 under {root}: set --config.data.root to a data set, "
+            f"no {split}.h5 under {root}: set {flag} to a data set, "
             "or make its splits with python -m data_pipeline.splits"
         )
     reader = ShardReader(path, allow_external=allow_external)
     if reader.width != spec.width:
         raise UserError(
-            f"{path} has {reader.width} parameter columns but spec {spec.name} has {spec.width}: set --config.data.spec"
+            f"{path} has {reader.width} parameter columns but spec {spec.name} has {spec.width}: "
+            f"set {flag} to a data set of that spec, or train with another --config.data.spec"
         )
     return reader
 

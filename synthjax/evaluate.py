@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
         if isinstance(model.task, KOscTask):
             finish = _evaluate_k_osc(model)
         else:
+            if f.render and distributed.is_main():
+                renderer_flags.find_synth(model.spec)  # Sampling may take hours: what is missing is said before.
             finish = _evaluate_folder(model) if f.dataset else _evaluate_split(model)
         main_process = distributed.is_main()
     # What remains needs no accelerator, and may take hours: the other processes are done.
@@ -65,7 +67,7 @@ def _evaluate_split(model: TrainedModel) -> Callable[[], int]:
     f = flags.FLAGS
     root = f.data_root or model.config.data.root
     allow_external = f.allow_external or model.config.data.allow_external
-    reader = open_split(root, f.split, model.spec, allow_external=allow_external)
+    reader = open_split(root, f.split, model.spec, allow_external=allow_external, flag="--data_root")
     output = _output(f.split, model)
     about = {"split": f.split, "rows": len(reader), **_about(model)}
     predicted = _rows(output, about, model, lambda: sample_split(model, reader), reuse=f.render)

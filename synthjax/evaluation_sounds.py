@@ -85,7 +85,7 @@ def _write_metrics(path: Path, about: Mapping[str, Any], results: Sequence[Measu
             audio[kind][name] = {"mean": mean, "ci95": [low, high], "median": float(np.median(values))}
             print(f"{name + ', ' + kind:<24}{mean:>10.5f}   {low:.5f} .. {high:.5f}   {np.median(values):.5f}")
     if failed:
-        print(f"{failed} predicted patches could not be rendered")
+        print(f"predicted patches that could not be rendered: {failed}")
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({**metrics, "audio": audio}, indent=2) + "\n", encoding="utf-8")
 

@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
         print(f"{len(sounds) - len(faults)} of {len(sounds)} sounds predicted; left out:", file=sys.stderr)
         for fault in faults:
             print(f"  {fault}", file=sys.stderr)
+    if predicted := len(sounds) - len(faults):
+        print(f"wrote report.html and the patches of {predicted} sound{'s' if predicted > 1 else ''} to {output}")
     return 1 if faults else 0
 
 

@@ -9,6 +9,7 @@ from data_pipeline.cores import usable_cores
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import synth_for, why_no_renderer
+from data_pipeline.synths.protocol import SynthSettings
 
 
 def define() -> None:
@@ -22,10 +23,15 @@ def define() -> None:
     flags.DEFINE_integer("workers", usable_cores(), "Render processes.", lower_bound=1)
 
 
-def start_renderer(spec: ParamSpec) -> PatchRenderer:
-    """A renderer of the spec's patches, to be used as a context manager. Raises UserError where there is none."""
+def find_synth(spec: ParamSpec) -> SynthSettings:
+    """The synthesizer of the spec's patches, not opened yet. Raises UserError where it is not at hand."""
     f = flags.FLAGS
     settings = synth_for(spec, f.plugin, f.preset)
     if reason := why_no_renderer(settings):
         raise UserError(reason)
-    return PatchRenderer(settings, f.workers)
+    return settings
+
+
+def start_renderer(spec: ParamSpec) -> PatchRenderer:
+    """A renderer of the spec's patches, to be used as a context manager. Raises UserError where there is none."""
+    return PatchRenderer(find_synth(spec), flags.FLAGS.workers)

@@ -51,6 +51,7 @@ def test_a_clean_data_set_passes_in_one_line(data_set: Path) -> None:
     result = run_cli("data_pipeline.check", data_set, data_set.parent / "shards")
     assert result.returncode == 0, result.stdout
     assert result.stdout == f"{4 * ROWS + 4 * ROWS} rows: no faults\n"
+    assert result.stderr.startswith(f"rows checked: {4 * ROWS + 4 * ROWS} in ")
 
 
 @pytest.mark.parametrize("name", ["surge_simple", "surge_xt"])

@@ -131,7 +131,7 @@ def test_command_converts_a_folder_and_skips_what_is_done(old: Path, new: Path) 
     result = run_cli("data_pipeline.rechunk", old, new)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{new}: {ROWS + 2} rows, equal to those of {old}\n"
-    for line in ("shard-3.h5 (1 of 2): rows converted: 9", "shard-10.h5 (2 of 2): rows verified: 6"):
+    for line in ("shard-3.h5 (1 of 2): rows converted: 9", "shard-10.h5 (2 of 2): rows verified: 2"):
         assert line in result.stderr
     (new / "shard-3.h5").unlink()
     kept = (new / "shard-10.h5").stat().st_mtime_ns
@@ -276,7 +276,7 @@ def test_killed_run_goes_on_where_it_stopped(
     assert len(encoded) == {"commit 1": 7, "commit 3": 3}.get(step, 0)
     assert_converted(old / "shard-3.h5", new / "shard-3.h5")
     assert [path.name for path in new.iterdir()] == ["shard-3.h5"]
-    assert "rows verified: 27" in capsys.readouterr().err
+    assert "rows verified: 9" in capsys.readouterr().err
 
 
 def test_resumed_shard_is_the_same_file(old: Path, new: Path) -> None:

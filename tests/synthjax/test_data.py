@@ -137,11 +137,12 @@ def test_a_batch_larger_than_the_data_is_refused(reader: ShardReader) -> None:
 
 
 def test_a_split_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no train\.h5 under .*data_pipeline\.splits"):
+    with pytest.raises(UserError, match=r"no train\.h5 under .*: set --config\.data\.root .*data_pipeline\.splits"):
         open_split(tmp_path, "train", load_spec("surge_simple"))
 
 
 def test_columns_that_do_not_fit_the_spec_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.h5", make_rows(0, 2, width=91))
-    with pytest.raises(UserError, match="91 parameter columns but spec surge_simple has 92"):
-        open_split(tmp_path, "train", load_spec("surge_simple"))
+    words = "91 parameter columns but spec surge_simple has 92: set --data_root to a data set of that spec"
+    with pytest.raises(UserError, match=words):
+        open_split(tmp_path, "train", load_spec("surge_simple"), flag="--data_root")

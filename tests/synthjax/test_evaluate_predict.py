@@ -115,11 +115,13 @@ def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, 
     [
         (["--checkpoint=99"], ["no checkpoint '99'", "best, latest"]),
         (["--split=dev"], ["no dev.h5 under"]),
-        (["--data_root=/nowhere"], ["no test.h5 under /nowhere"]),
+        (["--data_root=/nowhere"], ["no test.h5 under /nowhere: set --data_root to a data set"]),
         (["--guidance_interval=0.5"], ["guidance_interval", "two numbers, as in 0.2,0.8"]),
         (["--guidance_interval=0.9,0.1"], ["sampling.guidance_interval=", "0.9, 0.1"]),
         (["--tolerance=0"], ["sampling.tolerance=0.0"]),
         (["extra"], ["unexpected argument 'extra'"]),
+        (["--render", "--plugin=none.vst3"], ["there is no plugin at 'none.vst3'"]),  # Before it samples: one line.
+        (["--render", "--plugin=none.vst3", f"--dataset={REPOSITORY}"], ["there is no plugin at 'none.vst3'"]),
     ],
 )
 def test_evaluate_refuses_in_one_line(trained: Path, arguments: list[str], words: list[str]) -> None:
@@ -128,6 +130,8 @@ def test_evaluate_refuses_in_one_line(trained: Path, arguments: list[str], words
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert_usage_error(evaluate(tmp_path), "no config.json under")
+    # Flags that do not go together are refused before the run is looked at.
+    assert_usage_error(evaluate(tmp_path, f"--dataset={tmp_path}"), "--dataset has sounds without parameters")
 
 
 def test_a_config_is_read_as_data(trained: Path, tmp_path: Path) -> None:
@@ -153,6 +157,7 @@ def test_predict_names_every_parameter_of_a_sound(
     soundfile.write(sound, np.stack([0.4 * np.sin(2 * np.pi * 220 * time)] * channels, axis=1), rate)
     result = predict(trained, sound, "--candidates=3", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
+    assert result.stdout == f"wrote report.html and the patches of 1 sound to {tmp_path / 'out'}\n"
     prediction = json.loads((tmp_path / "out" / "a sound.json").read_text(encoding="utf-8"))
     assert list(prediction["parameters"]) == [parameter.name for parameter in SPEC.synth_params]
     assert prediction["parameters"]["a_highpass"]["text"].endswith(" Hz")
@@ -269,6 +274,7 @@ def test_what_is_no_sound_is_reported_and_the_others_are_predicted(trained: Path
     result = predict(trained, bad[0], *good, *bad[1:], f"--output={tmp_path / 'out'}")
     assert result.returncode == 1
     assert "6 of 11 sounds predicted" in result.stderr
+    assert "the patches of 6 sounds" in result.stdout
     assert all(f"{kind}.wav" in result.stderr for kind in kinds)
     written = sorted(path.name for path in (tmp_path / "out").glob("*.json"))
     assert len(written) == 6
