@@ -99,6 +99,7 @@ def test_it_outlives_the_session_that_started_it(background: Background, tmp_pat
         cwd=tmp_path,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup make test has it ignored.
     ) as shell:
         wait_until(lambda: "runs" in background("status", "job").stdout, shell, seconds=60)
         os.killpg(shell.pid, signal.SIGHUP)
