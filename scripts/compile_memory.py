@@ -60,7 +60,7 @@ def measure(config: Any) -> dict[str, Any]:
     compiled = traced.lower().compile()
     memory, gflop = compiled.memory_analysis(), program_flops(traced) / 1e9
     return {
-        "mesh": " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items()),
+        "mesh": sharding.shape_of(mesh),
         "device": jax.devices()[0].device_kind,
         "parameters, all": trainer.parameter_count(),
         "weights, optimizer, average in MB": _per_device(state) / 1e6,

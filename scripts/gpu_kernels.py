@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     report = Report()
     report.setting = {
         "gpu": mesh.devices.flat[0].device_kind,
-        "mesh": " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items()),
+        "mesh": sharding.shape_of(mesh),
         "program": f.program,
         "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,

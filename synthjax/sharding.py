@@ -64,6 +64,11 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(axis for axis in (SLICE, DATA) if axis in mesh.shape)
 
 
+def shape_of(mesh: Mesh) -> str:
+    """Such as ``8 data x 1 model``."""
+    return " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+
+
 def round_up(rows: int, mesh: Mesh) -> int:
     """The smallest batch of at least ``rows`` rows that divides over the devices."""
     parts = batch_parts(mesh)

@@ -134,7 +134,7 @@ def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, in
 
 def _announce(run: Run, display: TrainingDisplay, start: int, checkpoints: Checkpoints) -> None:
     millions = run.trainer.parameter_count() / 1e6
-    shape = " x ".join(f"{size} {axis}" for axis, size in run.mesh.shape.items())
+    shape = sharding.shape_of(run.mesh)
     display.say(f"{millions:.1f} M parameters on {jax.device_count()} {jax.default_backend()} devices ({shape})")
     if start >= run.config.train.steps:
         display.say(f"this run is complete: {start} steps are done; raise --config.train.steps to train on")
