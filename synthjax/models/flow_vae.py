@@ -26,10 +26,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from synthjax.models.batch_norm import BatchNorm
 from synthjax.models.layers import linear, uniform_fan_in
-from synthjax.models.real_nvp import RealNVP, batch_norm
+from synthjax.models.real_nvp import RealNVP
 
-NORM_EPSILON = 1e-5
 Size = tuple[int, int]
 
 leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)
@@ -112,7 +112,7 @@ class ConvStage(nnx.Module):
     def __init__(self, resize: nnx.Conv | nnx.ConvTranspose, kernel: Size, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         channels = resize.out_features
         self.resize = resize
-        self.norm = batch_norm(channels, epsilon=NORM_EPSILON, rngs=rngs)
+        self.norm = BatchNorm(channels, dtype=jnp.float32, rngs=rngs)
         self.pointwise = conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
         self.depthwise = conv(channels, channels, kernel, groups=channels, dtype=dtype, rngs=rngs)
 
@@ -147,7 +147,7 @@ class ConvEncoder(nnx.Module):
         self.mix = conv(inputs, inputs, (1, 1), dtype=dtype, rngs=rngs)
         rows, columns = feature_sizes(mels, frames)[-1]
         self.out = linear(inputs * rows * columns, 2 * width, ("mlp", "embed"), dtype=dtype, rngs=rngs)
-        self.norm = batch_norm(2 * width, epsilon=NORM_EPSILON, rngs=rngs)
+        self.norm = BatchNorm(2 * width, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, mel: Float[Array, "B C M F"], *, train: bool) -> tuple[Float[Array, "B W"], Float[Array, "B W"]]:
         """Mean and logarithm of the variance of the posterior, float32."""

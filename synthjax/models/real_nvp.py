@@ -21,31 +21,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from synthjax.models.batch_norm import BatchNorm
 from synthjax.models.layers import linear, stack_layers
 
-# PyTorch's momentum of 0.1, counted from the other side.
-STATISTICS_DECAY = 0.9
 NET_NORM_EPSILON = 1e-3
 MIN_SCALE = 1e-3
 # Puts the initial scale at sigmoid(2) = 0.88, near the identity.
 SCALE_OFFSET = 2.0
 NEAR_ZERO = 1e-3
-
-
-def batch_norm(features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    """Batch normalisation over the last axis, in float32 whatever the activations are.
-
-    Under ``jax.jit`` a batch that is split over devices is normalised as a whole. Running variances are the batch's
-    population variance, where PyTorch's are n / (n - 1) times as large.
-    """
-    return nnx.BatchNorm(
-        features,
-        momentum=STATISTICS_DECAY,
-        epsilon=epsilon,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        rngs=rngs,
-    )
 
 
 def _near_zero(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
@@ -57,9 +40,9 @@ class ResidualBlock(nnx.Module):
     """x + W2 ReLU(BN(W1 ReLU(BN x))), of which the second term starts near zero."""
 
     def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.norm1 = batch_norm(dim, epsilon=NET_NORM_EPSILON, rngs=rngs)
+        self.norm1 = BatchNorm(dim, epsilon=NET_NORM_EPSILON, dtype=jnp.float32, rngs=rngs)
         self.linear1 = linear(dim, dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
-        self.norm2 = batch_norm(dim, epsilon=NET_NORM_EPSILON, rngs=rngs)
+        self.norm2 = BatchNorm(dim, epsilon=NET_NORM_EPSILON, dtype=jnp.float32, rngs=rngs)
         inits = {"kernel_init": _near_zero, "bias_init": _near_zero}
         self.linear2 = linear(dim, dim, ("mlp", "embed"), dtype=dtype, rngs=rngs, **inits)
 

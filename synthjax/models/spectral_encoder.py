@@ -11,14 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from synthjax.models.batch_norm import BatchNorm
 from synthjax.models.layer_norm import LayerNorm
 from synthjax.models.layers import gelu, linear, uniform_fan_in
 from synthjax.models.residual_mlp import ResidualMLP
 
 NormKind = Literal["batch", "layer"]
 KERNEL, DOWN_KERNEL, STRIDE = 7, 6, 3
-BATCH_NORM_EPSILON = 1e-5
-BATCH_NORM_DECAY = 0.9  # PyTorch's momentum of 0.1.
 
 
 def _conv(
@@ -47,18 +46,8 @@ def _conv(
     )
 
 
-def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm | LayerNorm:
-    if kind == "layer":
-        return LayerNorm(channels, dtype=dtype, rngs=rngs)
-    return nnx.BatchNorm(
-        channels,
-        use_running_average=True,
-        momentum=BATCH_NORM_DECAY,
-        epsilon=BATCH_NORM_EPSILON,
-        dtype=dtype,
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> BatchNorm | LayerNorm:
+    return {"batch": BatchNorm, "layer": LayerNorm}[kind](channels, dtype=dtype, rngs=rngs)
 
 
 class SpectralBlock(nnx.Module):
