@@ -18,7 +18,7 @@ from pathlib import Path
 from data_pipeline.batch_renderer import Batch, NothingAcceptedError
 from data_pipeline.cli import UserError
 from data_pipeline.synths.protocol import DriftError, open_synth
-from data_pipeline.worker_messages import DRIFT, NOTHING_ACCEPTED, UNUSABLE, Announced, Failed, Finished, Ready
+from data_pipeline.worker_messages import DRIFT, ERROR, NOTHING_ACCEPTED, UNUSABLE, Announced, Failed, Finished, Ready
 
 
 def main(descriptor: int) -> None:
@@ -34,6 +34,8 @@ def main(descriptor: int) -> None:
         connection.send(Failed(NOTHING_ACCEPTED, str(error)))
     except UserError as error:
         connection.send(Failed(UNUSABLE, str(error)))
+    except Exception as error:  # A synthesizer may raise anything, and often for one patch alone.
+        connection.send(Failed(ERROR, f"{type(error).__name__}: {error}"))
 
 
 def _serve(connection: Connection) -> None:

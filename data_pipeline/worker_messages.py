@@ -9,6 +9,7 @@ from data_pipeline.batch_renderer import Attempt, RenderedT
 
 # Why a worker fails.
 DRIFT = "drift"
+ERROR = "error"
 NOTHING_ACCEPTED = "nothing accepted"
 UNUSABLE = "unusable"
 

@@ -1,7 +1,7 @@
 """Supervised render workers: whatever one of them does, the batches get rendered.
 
-A worker that crashes, hangs, drifts or grows too large costs the batch it had, which another renders again. A patch
-that has cost three workers is refused for good.
+A worker that crashes, hangs, drifts, raises or grows too large costs the batch it had, which another renders again. A
+patch that has cost three workers is refused for good. Where one patch after another is, the run ends: it is not they.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Generic, Self
 
 from data_pipeline.batch_renderer import Attempt, BatchT, RenderedT, RendererSettings
 from data_pipeline.cli import UserError
-from data_pipeline.worker_messages import DRIFT, NOTHING_ACCEPTED, UNUSABLE, Failed, Finished, Message
+from data_pipeline.worker_messages import DRIFT, NOTHING_ACCEPTED, UNUSABLE, Announced, Failed, Finished, Message
 from data_pipeline.worker_process import WorkerProcess
 
 # A patch, a start or a batch may fail for reasons of the moment; three times is no accident.
 MAX_FAILURES = 3
+# Patches refused in a row, each after that many workers. Where one patch in ten kills a plugin, a redrawn one may well
+# be another of them; five in a row, with no other rendered in between, are no fault of the patches.
+MAX_REFUSED_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         self._waiting: deque[BatchT] = deque()
         self._kills: Counter[Attempt] = Counter()
         self._fruitless: Counter[tuple[int, ...]] = Counter()
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._refused_in_a_row = 0
+        self._outlived: set[Attempt] = set()
         self._rejections: list[Rejection] = []
         self._restarts: list[str] = []
         self._workers: list[WorkerProcess[BatchT]] = []
@@ -91,12 +95,13 @@ class WorkerPool(Generic[BatchT, RenderedT]):
 
         After a call that was not listened to till its end, batches that workers had by then are yielded by the next.
         Raises UserError where no worker can do the work: the synthesizer cannot be opened, workers die without
-        a patch to blame, or no patch makes a sound.
+        a patch to blame or whatever the patch, or no patch makes a sound.
         """
         self._waiting.clear()  # What a caller has left behind who did not listen to the end.
         source = iter(batches)
         while self._feed(source) or any(worker.batch for worker in self._workers):
             for worker in self._with_news():
+                before = worker.attempt
                 try:
                     message = worker.receive()
                 except EOFError:
@@ -104,6 +109,8 @@ class WorkerPool(Generic[BatchT, RenderedT]):
                     continue
                 if isinstance(message, Finished):
                     yield self._outcome(worker, message)
+                elif isinstance(message, Announced) and before:
+                    self._note_outlived(before)
                 self._handle(worker, message)
             for worker in list(self._workers):
                 if time.monotonic() > worker.deadline and not worker.connection.poll():  # Else it was we who were busy.
@@ -130,7 +137,8 @@ class WorkerPool(Generic[BatchT, RenderedT]):
 
     def _outcome(self, worker: WorkerProcess[BatchT], message: Finished[RenderedT]) -> Outcome[RenderedT]:
         assert worker.ready
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._refused_in_a_row = 0
+        self._outlived.clear()
         outcome = Outcome(
             message.batch,
             worker.ready.synth_name,
@@ -166,6 +174,12 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         self._restarts.append(f"{reason}: {detail}")
         self._workers[self._workers.index(worker)] = self._start()
 
+    def _note_outlived(self, attempt: Attempt) -> None:
+        """A worker has gone on to the next render: good news unless others did so before they died of that one."""
+        if attempt not in self._outlived:
+            self._outlived.add(attempt)
+            self._refused_in_a_row = 0
+
     def _count_failure(self, reason: str, detail: str) -> None:
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES:
@@ -180,6 +194,9 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         self._kills[attempt] += 1
         if self._kills[attempt] == MAX_FAILURES:
             self._rejections.append(Rejection(*attempt, reason, detail))
+            self._refused_in_a_row += 1
+        if self._refused_in_a_row == MAX_REFUSED_IN_A_ROW:
+            raise UserError(f"render workers die whatever the patch ({reason}: {detail})")
 
     def _again(self, batch: BatchT, reason: str) -> BatchT:
         """The batch without patches refused for good; after a drift, every render is checked, to find the culprit."""

@@ -115,7 +115,7 @@ def test_built_in_synthesizer_gives_the_bits_that_it_gives_in_this_process() -> 
     ("fault", "restarts", "words"),
     [
         ("crash", 3, r"three workers \(crash: killed by signal 11: free\(\): invalid pointer\)"),
-        ("error", 3, "crash: exited with code 1: RuntimeError: the plugin refused the state"),
+        ("error", 3, r"three workers \(error: RuntimeError: the plugin refused the state\)"),
         ("drift", 4, "drift: tone is 0.1, not 0.2"),  # The first only starts the search.
     ],
 )

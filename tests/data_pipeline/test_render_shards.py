@@ -191,6 +191,12 @@ def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
     assert_usage_error(render(folder, {"start": 1}), "die before they render", "code 3", "cannot find the wavetables")
 
 
+def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
+    assert_usage_error(
+        render(folder, {"error": 1.0}), "die whatever the patch", "error: RuntimeError: the plugin refused the state"
+    )
+
+
 @pytest.mark.slow
 def test_worker_that_fails_to_start_once_is_started_again(folder: Path) -> None:
     result = render(folder, {"start": 1, "once": ["start"]})

@@ -18,8 +18,18 @@ from data_pipeline.param_spec import load_spec
 from data_pipeline.row_codec import EncodedRow
 from data_pipeline.row_renderer import Attempt, Batch, RenderedBatch, RenderSettings
 from data_pipeline.synths.protocol import SynthSettings
-from data_pipeline.worker_messages import DRIFT, NOTHING_ACCEPTED, UNUSABLE, Announced, Failed, Finished, Message, Ready
-from data_pipeline.worker_pool import Outcome, Rejection, Supervision, WorkerPool
+from data_pipeline.worker_messages import (
+    DRIFT,
+    ERROR,
+    NOTHING_ACCEPTED,
+    UNUSABLE,
+    Announced,
+    Failed,
+    Finished,
+    Message,
+    Ready,
+)
+from data_pipeline.worker_pool import MAX_FAILURES, MAX_REFUSED_IN_A_ROW, Outcome, Rejection, Supervision, WorkerPool
 from data_pipeline.worker_process import START_SECONDS, WorkerProcess
 
 RENDER_SECONDS = 30.0
@@ -319,6 +329,37 @@ def test_workers_that_never_start_stop_the_run(stage: Stage, start: Part, words:
         stage.run(lambda worker, batch: start, two_by_two(3))
     assert len(stage.actors) == 3
     assert (stage.clock() - began > 3 * START_SECONDS) == (start == ())
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ((Failed(ERROR, "AttributeError: no 'raw_value'"),), "error: AttributeError: no 'raw_value': last words"),
+        ((DIES,), "crash: killed by signal 11: last words"),
+    ],
+)
+@pytest.mark.parametrize("outlived", [0, 1])
+def test_workers_that_die_whatever_the_patch_stop_the_run(stage: Stage, end: Part, words: str, outlived: int) -> None:
+    """At their first render, or always at their second."""
+
+    def play(worker: Actor, batch: Batch | None) -> Part:
+        return [READY] if batch is None else [*attempts(batch)[: outlived + 1], *end]
+
+    with pytest.raises(UserError, match=f"die whatever the patch .{words}"):
+        stage.run(play, two_by_two(3))
+    assert len(stage.actors) == MAX_FAILURES * MAX_REFUSED_IN_A_ROW
+
+
+def test_refused_patches_with_others_rendered_in_between_do_not_stop_the_run(stage: Stage) -> None:
+    """All of one batch: a plugin may dislike a tenth of its patches."""
+
+    def play(worker: Actor, batch: Batch | None) -> Part:
+        if batch and (fatal := [index for index in batch.indices[::2] if (index, 0) not in batch.forbidden]):
+            return [*attempts(batch)[: batch.indices.index(fatal[0]) + 1], DIES]
+        return diligent(worker, batch)
+
+    (outcome,) = stage.run(play, [Batch(tuple(range(4 * MAX_REFUSED_IN_A_ROW)))])
+    assert len(outcome.rejections) == 2 * MAX_REFUSED_IN_A_ROW
 
 
 def test_start_may_fail_twice(stage: Stage) -> None:
