@@ -21,9 +21,15 @@ def surge_texts(spec: ParamSpec, values: Mapping[str, Any]) -> dict[str, str]:
     """
     labels, in_patch = spec.labels(values), patch_values(spec)
     return {
-        name: str(labels[name]) if name in labels else _text(name, in_patch[name].to_patch(values[name]))
+        name: _label(labels[name]) if name in labels else _text(name, in_patch[name].to_patch(values[name]))
         for name in in_patch
     }
+
+
+def _label(label: Any) -> str:
+    if isinstance(label, bool):
+        return "On" if label else "Off"
+    return f"{label:g}" if isinstance(label, float) else str(label)
 
 
 def _text(name: str, value: float) -> str:

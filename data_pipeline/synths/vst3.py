@@ -53,7 +53,23 @@ class Vst3Synth:
         for parameter, hosted in self._parameters:
             hosted.raw_value = values[parameter.name]
         self._values = dict(values)
-        return play_note(self._plugin, values)
+        audio = play_note(self._plugin, values)
+        self._require_names()
+        return audio
+
+    def _require_names(self) -> None:
+        """Raises UserError where the patch took a parameter's name away: what is written to it then is lost.
+
+        The host finds parameters by name, and takes a write to one that is gone for an attribute of its own, which it
+        even gives back.
+        """
+        hosted = self._plugin.parameters
+        gone = [parameter.name for parameter, _ in self._parameters if parameter.name not in hosted]
+        if gone:
+            raise UserError(
+                f"{self.name} took {len(gone)} parameters of the spec away ({gone[0]}, ...) when others were set: "
+                "leave out of the spec what renames them, such as the type of an oscillator or effect"
+            )
 
     def verify(self) -> None:
         """Reads every raw value back."""

@@ -87,6 +87,22 @@ def test_writing_without_waking_the_host_would_mislabel() -> None:
     assert mislabelled(render, order=(0, 1)) == 2
 
 
+class RenamingPlugin(FakeVst3):
+    """Its last category has no drive: the name is gone, and the host keeps what is written to it."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        gone = {"drive"} if self.held["wave"] == 0.9 else set()
+        return {name: hosted for name, hosted in super().parameters.items() if name not in gone}
+
+
+def test_a_parameter_that_the_patch_took_away_is_not_rendered_as_if_it_were_there() -> None:
+    _, synth = open_fake(RenamingPlugin((*NAMES, UNSET)))
+    synth.render(patch(wave=0.5))
+    with pytest.raises(UserError, match=r"took 1 parameters of the spec away \(drive, ...\) when others were set"):
+        synth.render(patch(wave=0.9))
+
+
 @pytest.mark.parametrize("believed", [0.0, 1.0])
 def test_extreme_values_that_the_host_believes_written_are_written(believed: float) -> None:
     plugin, synth = open_fake(FakeVst3((*NAMES, UNSET), initial=believed))
@@ -104,12 +120,13 @@ def test_reloading_would_mislabel() -> None:
     assert mislabelled(render) >= 3
 
 
-def test_parameter_objects_are_read_once() -> None:
+def test_parameter_objects_are_read_once_and_their_names_once_a_render() -> None:
+    """Of a large plugin that takes 6 ms."""
     plugin, synth = open_fake()
     for index in (0, 1, 2):
         synth.render(PATCHES[index])
         synth.verify()
-    assert plugin.times_parameters_were_read == 1
+    assert plugin.times_parameters_were_read == 1 + 3
 
 
 def test_parameters_are_read_when_the_base_patch_runs() -> None:
