@@ -26,7 +26,7 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     def __init__(self, features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, epsilon: float = EPSILON) -> None:
-        super().__init__(features, use_running_average=True, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        super().__init__(features, use_running_average=True, momentum=DECAY, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(  # type: ignore[override]
         self, x: Float[Array, "*B C"], use_running_average: bool | None = None
@@ -39,8 +39,8 @@ class BatchNorm(nnx.BatchNorm):
 
     def _moments(self, x: Float[Array, "*B C"]) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
         mean, variance = moments(x)
-        self.mean[...] = DECAY * self.mean[...] + (1.0 - DECAY) * mean
-        self.var[...] = DECAY * self.var[...] + (1.0 - DECAY) * variance
+        self.mean[...] = self.momentum * self.mean[...] + (1.0 - self.momentum) * mean
+        self.var[...] = self.momentum * self.var[...] + (1.0 - self.momentum) * variance
         return mean, variance
 
 
