@@ -146,7 +146,7 @@ def _fresh_state(params: Tree, trainer: Trainer) -> TrainState:
         bad_step=jnp.full((), NO_BAD_STEP, jnp.int32),
         params=params,
         ema=params,
-        opt_state=trainer.optimizer.init(params),
+        opt_state=trainer.optimizer.init(trainer.trained(params)),
     )
 
 

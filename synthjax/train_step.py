@@ -101,8 +101,12 @@ class Trainer:
 
     def parameter_count(self) -> int:
         """Scalars that are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.trained(nnx.to_pure_dict(self.abstract))))
+
+    def trained(self, tree: Any) -> Any:
+        """Of a tree like ``TrainState.params`` what the optimizer sees: running statistics have no gradient."""
         parameters, _ = nnx.split_state(self.abstract, nnx.Param, ...)
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.to_pure_dict(parameters)))
+        return _selected(tree, nnx.to_pure_dict(parameters))
 
     def init(self) -> TrainState:
         """A fresh state from the config's seed (call under jit with ``state_shardings``)."""
@@ -113,19 +117,19 @@ class Trainer:
             bad_step=jnp.full((), NO_BAD_STEP, jnp.int32),
             params=params,
             ema=jax.tree.map(jnp.copy, params),
-            opt_state=self.optimizer.init(params),
+            opt_state=self.optimizer.init(self.trained(params)),
         )
 
     def state_shardings(self, mesh: Mesh) -> TrainState:
         """Where every leaf of the state lives; moments and EMA beside their parameters."""
         whole = sharding.replicated(mesh)
         params = sharding.parameter_shardings(self.abstract, mesh, fsdp=self.config.mesh.fsdp)
-        opt_state = jax.eval_shape(self.optimizer.init, nnx.to_pure_dict(self.abstract))
+        opt_state = jax.eval_shape(self.optimizer.init, self.trained(nnx.to_pure_dict(self.abstract)))
         moments = optax.tree.map_params(
             self.optimizer,
             lambda _, placed: placed,
             opt_state,
-            params,
+            self.trained(params),
             transform_non_params=lambda _: whole,
         )
         return TrainState(step=whole, bad_step=whole, params=params, ema=params, opt_state=moments)
@@ -153,14 +157,15 @@ class Trainer:
     def _gradients(self, state: TrainState, rows: tuple[Examples, Any], mesh: Mesh | None) -> Any:
         """((loss, (metrics, running statistics)), gradients) of a batch, in ``train.accumulate`` parts of its rows."""
 
-        def loss_fn(params: Any, rows: tuple[Examples, Any]) -> tuple[Array, tuple[Metrics, Any]]:
+        def loss_fn(trained: Any, rows: tuple[Examples, Any]) -> tuple[Array, tuple[Metrics, Any]]:
+            params = _replaced(state.params, trained)
             model = self.model(params if mesh is None else self.gathered(params, mesh))
             model.train()
             total, metrics = self.method.loss(model, *rows, state.step)
             return total, (metrics, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
         count = self.config.train.accumulate
-        gradients = partial(jax.value_and_grad(loss_fn, has_aux=True), state.params)
+        gradients = partial(jax.value_and_grad(loss_fn, has_aux=True), self.trained(state.params))
         if count == 1:
             return gradients(rows)
         parts = sharding.micro_batches(rows, count, mesh)
@@ -173,9 +178,9 @@ class Trainer:
         return jax.tree.map(lambda leaf: leaf / count, sums)
 
     def _update(self, state: TrainState, grads: Any, statistics: Any, good: Array) -> TrainState:
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        # Running statistics have no gradient: the forward pass has moved them.
-        params = _replaced(optax.apply_updates(state.params, updates), statistics)
+        trained = self.trained(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+        params = _replaced(_replaced(state.params, optax.apply_updates(trained, updates)), statistics)
         # A short memory at first: the average of a young run would else be its initial weights.
         decay = jnp.minimum(self.config.optim.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
@@ -194,6 +199,13 @@ def _build(config: ml_collections.ConfigDict, task: Task, key: jax.Array) -> nnx
         remat=config.train.remat,
         rngs=nnx.Rngs(params=key),
     )
+
+
+def _selected(tree: Any, like: Any) -> Any:
+    """The leaves of ``tree`` where ``like``, a tree of some of the same branches, has leaves."""
+    if not isinstance(like, dict):
+        return tree
+    return {key: _selected(tree[key], part) for key, part in like.items()}
 
 
 def _replaced(tree: Any, part: Any) -> Any:

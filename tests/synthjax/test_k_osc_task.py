@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 from absl import flags
 from jax.sharding import AxisType
@@ -204,6 +205,22 @@ def test_statistics_are_not_counted_as_parameters(k_osc_config_of: MakeConfig) -
     norms_at_the_ends_of_blocks = 2 * 2 * 4 * 2  # Layer normalisation has none there; scale and bias of 4 channels.
     widths = sum(2**stage for stage in range(batch.config.model.encoder.stages))
     assert batch.parameter_count() - layer.parameter_count() == norms_at_the_ends_of_blocks // 2 * widths
+
+
+def test_the_optimizer_holds_no_moments_of_statistics(k_osc_config_of: MakeConfig) -> None:
+    config = k_osc_config_of("mse")
+    trainer = Trainer.create(config, KOscTask.from_config(config))
+    state = jax.eval_shape(trainer.init)
+    moments = [optax.tree.get(state.opt_state, name) for name in ("mu", "nu")]
+    norm = ("encoder", "stages", 0, "block1", "norm1")
+    for tree, held in [
+        (state.params, {"scale", "bias", "mean", "var"}),
+        *((tree, {"scale", "bias"}) for tree in moments),
+    ]:
+        for name in norm:
+            tree = tree[name]
+        assert set(tree) == held
+    assert [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in moments] == 2 * [trainer.parameter_count()]
 
 
 @pytest.mark.slow
