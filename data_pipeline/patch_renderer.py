@@ -104,7 +104,7 @@ class PatchRenderer:
     """Worker processes that render rows of one spec. Use as a context manager: leaving it ends them.
 
     They start at once and stay warm from one ``render`` to the next. ``synth_name`` and ``synth_version`` are empty
-    until the first patch has come; ``restarts`` has a line for each worker that had to be replaced.
+    until a worker is known to be ready; ``restarts`` has a line for each worker that had to be replaced.
     """
 
     def __init__(self, synth: SynthSettings, workers: int, supervision: Supervision | None = None) -> None:
@@ -129,6 +129,17 @@ class PatchRenderer:
         if self._pool:
             self._pool.close()
         self._pool = None
+
+    def wait_until_ready(self) -> None:
+        """Returns once a worker has opened the synthesizer. Raises UserError where none can."""
+        if self._pool is None:
+            self._pool = self._start()
+        try:
+            for outcome in self._pool.run([PatchBatch((), rows=())]):
+                list(self._patches(outcome))  # None are new, but who renders them is noted.
+        except BaseException:
+            self.close()
+            raise
 
     def render(self, rows: Iterable[tuple[KeyT, ArrayLike]]) -> Iterator[RenderedPatch[KeyT]]:
         """Renders pairs of a key and a row (W,), and yields each as it is done, in any order.

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
             finish = _evaluate_k_osc(model)
         else:
             if f.render and distributed.is_main():
-                renderer_flags.find_synth(model.spec)  # Sampling may take hours: what is missing is said before.
+                renderer_flags.probe_renderer(model.spec)  # Sampling may take hours: what is amiss is said before.
             finish = _evaluate_folder(model) if f.dataset else _evaluate_split(model)
         main_process = distributed.is_main()
     # What remains needs no accelerator, and may take hours: the other processes are done.

@@ -286,6 +286,25 @@ def test_synthesizer_that_cannot_be_opened_is_an_error_for_the_user(
         list(renderer.render(enumerate(rows(3))))
 
 
+def test_a_renderer_is_ready_once_its_synthesizer_is_open(start: Start, spec: ParamSpec) -> None:
+    with start(2) as renderer:
+        renderer.wait_until_ready()
+        assert (renderer.synth_name, renderer.synth_version) == ("scripted", "1.0")
+        (patch,) = renderer.render([(0, row())])
+    assert_sounds_as(patch, row(), spec)
+
+
+def test_a_start_that_fails_once_is_tried_again(start: Start) -> None:
+    with start(start=1, once=["start"]) as renderer:
+        renderer.wait_until_ready()
+        assert len(renderer.restarts) == 1
+
+
+def test_a_renderer_that_cannot_open_its_synthesizer_is_never_ready(start: Start) -> None:
+    with start(2, start=1) as renderer, pytest.raises(UserError, match="cannot find the wavetables"):
+        renderer.wait_until_ready()
+
+
 def test_no_workers_is_a_defect_of_the_caller(spec: ParamSpec) -> None:
     with pytest.raises(ValueError, match="0 workers"):
         PatchRenderer(SynthSettings("subtractive", spec), 0)

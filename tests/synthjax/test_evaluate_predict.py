@@ -128,6 +128,14 @@ def test_evaluate_refuses_in_one_line(trained: Path, arguments: list[str], words
     assert_usage_error(evaluate(trained, *arguments), *words)
 
 
+def test_evaluate_refuses_a_plugin_that_does_not_load_before_it_samples(trained: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.vst3"
+    broken.write_bytes(b"no plugin")
+    result = evaluate(trained, "--render", f"--plugin={broken}", f"--output={tmp_path / 'out'}")
+    assert_usage_error(result, f"the plugin {broken} cannot be loaded")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert_usage_error(evaluate(tmp_path), "no config.json under")
     # Flags that do not go together are refused before the run is looked at.
