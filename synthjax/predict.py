@@ -9,6 +9,7 @@ out; the exit code is 1 then.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise cli.UserError("give sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR")
     f, sounds = flags.FLAGS, find_sounds(argv[1:])
+    if f.refine:
+        _check_refinement()
     output = Path(f.output)
     make_folder(output)  # Before the long part.
     compilation_cache.enable()
@@ -55,13 +58,25 @@ def main(argv: list[str]) -> int:
     return 1 if faults else 0
 
 
-def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
-    """The renderer of the flags; none, after saying why, where there is none."""
+def _check_refinement() -> None:
+    """What --refine needs beside a plugin. Raises UserError."""
     if not flags.FLAGS.render:
+        raise cli.UserError("--refine searches by rendering: leave out --norender")
+    importlib.import_module("synthjax.refine")  # Its library is optional.
+
+
+def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
+    """The renderer of the flags; none, after saying why, where there is none and nobody has asked for it."""
+    f = flags.FLAGS
+    if not f.render:
         return nullcontext()
     try:
         return renderer_flags.start_renderer(spec)
     except cli.UserError as error:
+        if f.refine:
+            raise cli.UserError(f"--refine searches by rendering: {error}") from error
+        if f.plugin or f.preset:
+            raise
         print(f"no renderer: {error}; the patch given is the medoid of the candidates", file=sys.stderr)
         return nullcontext()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -210,15 +211,41 @@ def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(
 
 def test_without_a_renderer_the_medoid_is_given_and_that_is_said(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.wav")
-    result = predict(trained, tmp_path / "s.wav", "--candidates=5", "--plugin=none.vst3", f"--output={tmp_path}")
+    result = predict(trained, tmp_path / "s.wav", "--candidates=5", f"--output={tmp_path}")
     assert result.returncode == 0
-    assert "no renderer: there is no plugin at 'none.vst3'" in result.stderr
+    assert "no renderer: there is no plugin at '/nowhere'" in result.stderr
     assert "medoid" in result.stderr
     prediction = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
     assert prediction["chosen"] == "medoid of the candidates"
     rows = np.array([candidate["row"] for candidate in prediction["candidates"]])
     assert medoid(rows) == 0
     assert not (tmp_path / "s.wav.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plugin=none.vst3"], ["there is no plugin at 'none.vst3'"]),
+        (["--plugin=none.vst3", "--preset=base.vstpreset"], ["there is no plugin at 'none.vst3'"]),
+        (["--preset=base.vstpreset"], ["name the plugin with --plugin"]),
+        (["--refine=5"], ["--refine searches by rendering: there is no plugin at '/nowhere'"]),
+        (["--refine=5", "--norender"], ["--refine searches by rendering: leave out --norender"]),
+    ],
+)
+def test_what_predict_is_to_render_with_is_missed_before_it_samples(
+    trained: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    write_noise(tmp_path / "s.wav")
+    assert_usage_error(predict(trained, tmp_path / "s.wav", *arguments, f"--output={tmp_path / 'out'}"), *words)
+
+
+def test_refinement_without_its_library_is_refused_before_it_samples(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.wav")
+    (tmp_path / "cmaes.py").write_text("raise ImportError('as if it were not installed')", encoding="utf-8")
+    path = f"{tmp_path}{os.pathsep}{REPOSITORY}"
+    arguments = [f"--workdir={trained}", tmp_path / "s.wav", "--refine=5", f"--output={tmp_path / 'out'}"]
+    result = run_cli("synthjax.predict", *arguments, PYTHONPATH=path)
+    assert_usage_error(result, "refinement needs cmaes: pip install 'synthjax[refine]'")
 
 
 def test_predict_gives_the_same_answer_twice_and_another_with_another_seed(trained: Path, tmp_path: Path) -> None:
