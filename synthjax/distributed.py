@@ -26,24 +26,25 @@ from data_pipeline.cli import UserError
 from synthjax import clusters
 from synthjax.clusters import Cluster
 
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, for a run of several processes that no cluster tells of."
-)
-PROCESS_COUNT = flags.DEFINE_integer(
-    "process_count", None, "How many processes train together; default: as the cluster says, else 1.", lower_bound=1
-)
-PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", lower_bound=0)
-HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds", 100, "A process that is silent for so long is dead: the others end.", lower_bound=1
-)
-JOIN_SECONDS = flags.DEFINE_integer(
-    "join_seconds", 300, "How long to wait for the other processes at the start.", lower_bound=1
-)
-
 FAILURE, SEEN, TOGETHER = "synthjax/failure", "synthjax/seen", "synthjax/together"
 # How long one request for another's failure stays open; how long the coordinator waits for all others to know of a
 # failure, and then for them to be gone.
 POLL_SECONDS, GRACE_SECONDS, LEAVING_SECONDS = 1.0, 10.0, 1.0
+
+
+def define() -> None:
+    """Defines the flags of ``joined``, for commands that several processes run together."""
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, for a run of several processes that no cluster tells of."
+    )
+    flags.DEFINE_integer(
+        "process_count", None, "How many processes run together; default: as the cluster says, else 1.", lower_bound=1
+    )
+    flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer(
+        "heartbeat_seconds", 100, "A process that is silent for so long is dead: the others end.", lower_bound=1
+    )
+    flags.DEFINE_integer("join_seconds", 300, "How long to wait for the other processes at the start.", lower_bound=1)
 
 
 @contextmanager
@@ -103,10 +104,10 @@ def require_same(values: dict[str, Any], remedy: str) -> None:
 
 def _initialise() -> bool:
     """Joins by flags, environment or TPU runtime; returns whether there are several processes."""
-    cluster = _cluster()
+    f, cluster = flags.FLAGS, _cluster()
     limits: dict[str, Any] = {
-        "heartbeat_timeout_seconds": HEARTBEAT.value,
-        "initialization_timeout": JOIN_SECONDS.value,
+        "heartbeat_timeout_seconds": f.heartbeat_seconds,
+        "initialization_timeout": f.join_seconds,
     }
     if cluster is not None:
         limits |= {
@@ -116,12 +117,12 @@ def _initialise() -> bool:
             "local_device_ids": cluster.gpus(os.environ),
             "cluster_detection_method": "deactivate",
         }
-    elif PROCESS_COUNT.value == 1 or not clusters.on_tpu(os.environ):
+    elif f.process_count == 1 or not clusters.on_tpu(os.environ):
         return False
     if cluster is not None:  # JAX aborts without a word of ours if they do not come.
         print(
             f"process {cluster.index} of {cluster.count} meets the others at {cluster.coordinator}, "
-            f"waiting {JOIN_SECONDS.value} s at most",
+            f"waiting {f.join_seconds} s at most",
             file=sys.stderr,
         )
     try:
@@ -134,7 +135,8 @@ def _initialise() -> bool:
 
 
 def _cluster() -> Cluster | None:
-    count, index, coordinator = PROCESS_COUNT.value, PROCESS_INDEX.value, COORDINATOR.value
+    f = flags.FLAGS
+    count, index, coordinator = f.process_count, f.process_index, f.coordinator
     if count is None:
         if coordinator or index is not None:
             raise UserError("--coordinator and --process_index need --process_count")

@@ -240,4 +240,5 @@ if __name__ == "__main__":
         "report_sounds", 50, "Sounds in report.html, evenly from the best to the worst.", lower_bound=1
     )
     renderer_flags.define()
+    distributed.define()
     cli.run(main)

@@ -322,4 +322,5 @@ if __name__ == "__main__":
     config_flag.define()
     flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of the run: config, logs, checkpoints.")
     flags.mark_flag_as_required("workdir")
+    distributed.define()
     cli.run(main)

@@ -51,18 +51,25 @@ def test_a_failure_says_why_to_whoever_catches_it(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "error: no disk\n"
 
 
-def test_help_tells_the_flags_of_all_our_modules_and_is_no_failure() -> None:
-    """--plugin and --solver are those of modules that evaluate imports."""
-    result = subprocess.run(
-        [sys.executable, "-m", "synthjax.evaluate", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=REPOSITORY,
-    )
+def told_by_help(module: str) -> str:
+    command = [sys.executable, "-m", module, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
     assert (result.returncode, result.stderr) == (0, "")
-    assert all(f"  --{flag}: " in result.stdout for flag in ("workdir", "plugin", "solver"))
-    assert "--logger_levels" not in result.stdout  # absl's own.
+    return result.stdout
+
+
+def test_help_tells_the_flags_of_all_our_modules_and_is_no_failure() -> None:
+    """--plugin, --solver and --coordinator are those of modules that evaluate imports."""
+    told = told_by_help("synthjax.evaluate")
+    assert all(f"  --{flag}: " in told for flag in ("workdir", "plugin", "solver", "coordinator"))
+    assert "--logger_levels" not in told  # absl's own.
+
+
+def test_help_tells_no_flags_that_a_command_does_not_use() -> None:
+    """Several processes train and evaluate together; predict is one."""
+    told = told_by_help("synthjax.predict")
+    assert all(f"  --{flag}: " in told for flag in ("workdir", "plugin", "solver"))
+    assert not [flag for flag in ("coordinator", "process_count", "heartbeat_seconds") if f"--{flag}" in told]
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit()"])

@@ -13,8 +13,9 @@ from synthjax import distributed
 from synthjax.clusters import Cluster
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def parsed() -> None:
+    distributed.define()
     flags.FLAGS.mark_as_parsed()
 
 
