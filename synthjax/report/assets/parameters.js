@@ -39,7 +39,9 @@ function groupTable(group, shown) {
   if (shown.spread) head.append(element("th", { scope: "col", class: "spread" }, "Spread"));
   const rows = group.rows.map((row) => parameterRow(row, shown));
   const far = group.rows.some(isFarOff);
-  return element("table", { class: far ? "has-far" : null }, element("thead", {}, head), element("tbody", {}, ...rows));
+  const table = element("table", { class: far ? "has-far" : null });
+  table.append(element("thead", {}, head), element("tbody", {}, ...rows));
+  return element("div", { class: "scroll-x" }, table);
 }
 
 function parameterRow(row, shown) {

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from synthjax.report import Clip, SoundEntry
+from data_pipeline.param_spec import load_spec
+from synthjax.report import Clip, ParameterRow, SoundEntry
+from synthjax.report_entries import parameter_rows
 from tests.synthjax.report.sounds import PARAMETERS, entry, rendered, tone, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -99,6 +102,18 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SoundEntry("no audio.wav", Clip("Target")),
     ]
     return write_report(tmp_path_factory.mktemp("few") / "report.html", entries)
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One sound with all parameters of Surge XT, the longest word among them, and with what another plugin may show."""
+    spec = load_spec("surge_xt")
+    patches = spec.sample(0, range(64), [0] * 64)
+    shown = (parameter_rows(spec, patch, true=true) for patch, true in pairwise(patches))
+    rows = next(rows for rows in shown if any(row.predicted_text == "Asymmetric" for row in rows))
+    rows.append(ParameterRow("Another plugin", "Mode", "W" * 60, None))
+    sound = replace(entry("sound.wav"), parameters=rows)
+    return write_report(tmp_path_factory.mktemp("full") / "report.html", [sound])
 
 
 @pytest.fixture(scope="session")

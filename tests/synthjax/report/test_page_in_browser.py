@@ -14,6 +14,21 @@ from playwright.sync_api import Browser, Page, expect
 from tests.synthjax.report.conftest import MANY, TIMEOUT, Opener
 
 PLAYING = "[...document.querySelectorAll('audio')].map((audio) => !audio.paused)"
+# Words of the parameters that begin on one line and end on another.
+BROKEN_WORDS = """() => {
+    const broken = [];
+    for (const cell of document.querySelectorAll('.groups th, .groups td')) {
+        const text = cell.firstChild;
+        if (text?.nodeType !== Node.TEXT_NODE) continue;
+        for (const {0: word, index} of text.data.matchAll(/\\S+/g)) {
+            const range = document.createRange();
+            range.setStart(text, index);
+            range.setEnd(text, index + word.length);
+            if (range.getClientRects().length > 1) broken.push(word);
+        }
+    }
+    return broken;
+}"""
 TIMES = "[...document.querySelectorAll('audio')].map((audio) => audio.currentTime)"
 
 
@@ -228,9 +243,19 @@ def test_light_and_dark(open_report: Opener, few: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_no_width_makes_the_page_scroll_sideways(open_report: Opener, few: Path, width: int) -> None:
-    page = open_report(few, viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("report", ["few", "full"])
+def test_no_width_makes_the_page_scroll_sideways(
+    open_report: Opener, report: str, width: int, request: pytest.FixtureRequest
+) -> None:
+    page = open_report(request.getfixturevalue(report), viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [400, 768, 1300])
+def test_no_width_breaks_a_parameters_words(open_report: Opener, full: Path, width: int) -> None:
+    page = open_report(full, viewport={"width": width, "height": 800})
+    assert "Asymmetric" in page.locator(".groups").inner_text()
+    assert page.evaluate(BROKEN_WORDS) == []
 
 
 def test_every_control_has_a_name(open_report: Opener, few: Path) -> None:
