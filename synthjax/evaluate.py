@@ -1,11 +1,12 @@
 """Measures a trained model: python -m synthjax.evaluate --workdir=DIR --split=test [--render]
 
 Samples a patch for every row of a split and writes metrics.json, per_parameter.csv and predictions.h5 to --output
-(default: WORKDIR/evaluation/SPLIT-STEP). With --render the patches are also heard: rendered, measured against their
-targets, and put beside the true patches rendered again (oracle) and the synthesizer's own chance (noise floor);
-per_sample.csv tells each one's figures and report.html plays them. What was interrupted goes on where it stopped.
+(default: WORKDIR/evaluation/SPLIT-STEP, followed by the settings of the sampler that flags change). With --render the
+patches are also heard: rendered, measured against their targets, and put beside the true patches rendered again
+(oracle) and the synthesizer's own chance (noise floor); per_sample.csv tells each one's figures and report.html plays
+them. What was interrupted goes on where it stopped; a folder that holds another evaluation is refused.
 --dataset=FOLDER measures on sound files instead, by sound alone. Of a run of the k-osc task it draws --rows of the
-split, and writes metrics.json and per_sample.csv, with the figures of a random answer beside the model's.
+split, and writes metrics.json and per_sample.csv anew, with the figures of a random answer beside the model's.
 """
 
 from __future__ import annotations
@@ -115,9 +116,11 @@ def _evaluate_folder(model: TrainedModel) -> Callable[[], int]:
 def _rows(
     output: Path, about: Mapping[str, Any], model: TrainedModel, sample: Callable[[], np.ndarray], *, reuse: bool
 ) -> np.ndarray:
-    """What an earlier run of the same evaluation has sampled, or else ``sample()``; all processes do the same."""
-    before = read_predictions(output, about, model.spec) if reuse else None
-    if distributed.main_says(before is None):
+    """What an earlier run of the same evaluation has sampled, if it is to be used, or else ``sample()``; all processes
+    do the same. Raises UserError where another evaluation's results would be overwritten.
+    """
+    before = read_predictions(output, about, model.spec)
+    if distributed.main_says(before is None or not reuse):
         return sample()
     return np.empty(0) if before is None else before  # Only process 0 goes on with them.
 
@@ -130,7 +133,8 @@ def _hear(sounds: Evaluated, output: Path, about: Mapping[str, Any], metrics: di
 def _output(name: str, model: TrainedModel) -> Path:
     """The folder to write to, made before the long part."""
     f = flags.FLAGS
-    output = Path(f.output or Path(f.workdir) / "evaluation" / f"{name}-{model.step}")
+    folder = f"{name}-{model.step}{model_flags.changed_settings()}"
+    output = Path(f.output or Path(f.workdir) / "evaluation" / folder)
     if distributed.is_main():
         make_folder(output)
     return output
@@ -219,13 +223,19 @@ def write_predictions(output: Path, about: Mapping[str, Any], predicted: np.ndar
 
 
 def read_predictions(output: Path, about: Mapping[str, Any], spec: ParamSpec) -> np.ndarray | None:
-    """The rows that an earlier run of the same evaluation has written; None where there are none."""
+    """The rows that an earlier run of the same evaluation has written; None where there are none.
+
+    Raises UserError where the folder holds another evaluation.
+    """
     try:
         with h5py.File(output / PREDICTIONS) as file:
             same = file.attrs["spec_hash"] == spec.content_hash and json.loads(file.attrs["about"]) == about
-            return file["rows"][:] if same else None
+            rows = file["rows"][:]
     except (KeyError, ValueError, *HDF5_ERRORS):
         return None
+    if not same:
+        raise cli.UserError(f"{output} holds another evaluation: give another --output, or remove it")
+    return rows
 
 
 if __name__ == "__main__":
@@ -233,7 +243,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", "test", "Split to measure on: test, val or train.")
     flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
     flags.DEFINE_integer("rows", 2048, "How many rows of the k-osc task to draw.", lower_bound=1)
-    flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP.")
+    flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS].")
     flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
     flags.DEFINE_string("dataset", None, "Folder of sounds from elsewhere to measure on, instead of a split.")
     flags.DEFINE_integer(

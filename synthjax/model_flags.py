@@ -7,6 +7,9 @@ from absl import flags
 from synthjax import cloud_runs
 from synthjax.inference import TrainedModel
 
+# What rows depend on besides the run and the checkpoint.
+SETTINGS = ("use_ema", "solver", "steps", "tolerance", "guidance", "guidance_interval")
+
 
 def define() -> None:
     """Defines --workdir, --checkpoint, --data_root, --use_ema, and what the sampler is told."""
@@ -35,6 +38,14 @@ def _is_interval(values: list[str] | None) -> bool:
         return values is None or len(list(map(float, values))) == 2
     except ValueError:
         return False
+
+
+def changed_settings() -> str:
+    """What the flags change of the way in which the run draws rows, for the names of folders: such as
+    "-nouse_ema-steps=100", or "" for nothing.
+    """
+    settings = [flags.FLAGS[name] for name in SETTINGS]
+    return "".join(flag.serialize().removeprefix("-") for flag in settings if flag.value != flag.default)
 
 
 def load_model() -> TrainedModel:

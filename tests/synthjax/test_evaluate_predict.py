@@ -267,6 +267,19 @@ def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
     assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4 or dopri5")
 
 
+def test_each_setting_of_the_sampler_has_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    for changed in ([], ["--steps=3", "--guidance_interval=0.2,0.6"], ["--use_ema=False"], []):
+        assert evaluate(workdir, "--checkpoint=latest", *changed).returncode == 0
+    folders = sorted((workdir / "evaluation").iterdir())
+    names = ["test-4", "test-4-nouse_ema", "test-4-steps=3-guidance_interval=0.2,0.6"]
+    assert [folder.name for folder in folders] == names
+    told = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
+    assert [(metrics["weights"], metrics["sampling"]["steps"]) for metrics in told] == [
+        ("ema", 2), ("params", 2), ("ema", 3)
+    ]  # fmt: skip
+
+
 def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Path, tmp_path: Path) -> None:
     chosen = ["--solver=dopri5", "--tolerance=1e-3", "--guidance_interval=0.2,0.6"]
     result = evaluate(trained, *chosen, "--checkpoint=latest", f"--output={tmp_path / 'out'}")

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.synths.choice import synth_for
+from synthjax.audio_evaluation import AudioEvaluation
 from synthjax.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
-from tests.helpers import REPOSITORY, run_cli, started, tiny_flags, wait_until
+from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
 SPEC = load_spec("subtractive")
 SOUNDS = 8
@@ -208,11 +210,26 @@ def test_a_second_run_measures_nothing_again(evaluation: Path, workdir: Path) ->
     assert per_sample(evaluation) == before
 
 
-def test_another_evaluation_in_the_same_folder_is_refused(evaluation: Path, workdir: Path) -> None:
-    flags = [f"--workdir={workdir}", "--render", f"--output={evaluation}", "--steps=2"]
+@pytest.mark.parametrize("render", [["--render"], []])
+def test_another_evaluation_in_the_same_folder_is_refused_and_overwrites_nothing(
+    evaluation: Path, workdir: Path, render: list[str]
+) -> None:
+    before = contents(evaluation)
+    flags = [f"--workdir={workdir}", *render, f"--output={evaluation}", "--steps=2"]
     result = run_cli("synthjax.evaluate", *flags, cwd=REPOSITORY)
-    assert result.returncode == 2
-    assert "has measurements of another evaluation" in result.stderr
+    assert_usage_error(result, f"{evaluation} holds another evaluation: give another --output")
+    assert contents(evaluation) == before
+
+
+def test_measurements_of_another_evaluation_are_refused(tmp_path: Path, targets: list[np.ndarray]) -> None:
+    rows = np.zeros((1, SPEC.width))
+    AudioEvaluation(tmp_path / "log", {"checkpoint": 1}, rows, None, lambda index: targets[index]).close()
+    with pytest.raises(UserError, match="has measurements of another evaluation"):
+        AudioEvaluation(tmp_path / "log", {"checkpoint": 2}, rows, None, lambda index: targets[index])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow
