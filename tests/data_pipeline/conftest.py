@@ -1,4 +1,4 @@
-"""Data sets as files."""
+"""Data sets as files, and a stage for render workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.splits import write_splits
+from tests.data_pipeline.worker_play import Stage
 from tests.helpers import make_rows, write
 
 
@@ -26,3 +27,9 @@ def data_set(shards: Path) -> Path:
     target = shards.parent / "splits"
     write_splits(shards, target, {"train": [0, 1, 2], "test": [10]})
     return target
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """On which the workers of every pool are actors."""
+    return Stage(monkeypatch)

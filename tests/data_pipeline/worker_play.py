@@ -1,0 +1,156 @@
+"""A pool of workers that play a part, in a time of their own: what the supervision of workers is tested with."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data_pipeline import worker_pool, worker_process
+from data_pipeline.param_spec import load_spec
+from data_pipeline.row_codec import EncodedRow
+from data_pipeline.row_renderer import Attempt, Batch, RenderedBatch, RenderSettings
+from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.worker_messages import Announced, Finished, Message, Ready
+from data_pipeline.worker_pool import Outcome, Supervision, WorkerPool
+from data_pipeline.worker_process import START_SECONDS, WorkerProcess
+
+RENDER_SECONDS = 30.0
+MAX_MEMORY = 1000
+SETTINGS = RenderSettings(SynthSettings("none", load_spec("subtractive")), 0, -55.0, 1.0, 10)
+READY = Ready("fake", "1.0")
+# More than any play has parts for: a pool that never gives up fails a test instead of going on with it.
+MOST_ACTORS = 100
+DIES = "dies"  # A part's end: the pipe closes. Without it the worker waits, or hangs.
+
+Part = Sequence[Message | str]
+Play = Callable[["Actor", Batch | None], Part]
+"""What a worker says when it has started (None) or been given a batch."""
+
+
+class Clock:
+    """Time passes only while the pool waits for news and there are none."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, connections: list[Connection], timeout: float) -> list[Connection]:
+        ready = [connection for connection in connections if connection.poll()]
+        if not ready:
+            assert timeout < 3600, "nobody is going to say anything"
+            self.now += timeout + 0.001
+        return ready
+
+
+class Actor(WorkerProcess):
+    """The parent's side of a worker that is no process but a play."""
+
+    def __init__(self, stage: Stage, number: int) -> None:
+        self.batch, self.attempt, self.ready = None, None, None
+        self.number, self.killed = number, False
+        self._stage, self._render_seconds = stage, RENDER_SECONDS
+        self._log = io.BytesIO()
+        self.connection, self._theirs = Pipe()
+        self.deadline = stage.clock() + START_SECONDS
+        self._send(None)
+
+    def _send(self, item: Any) -> None:
+        if self._theirs.closed:
+            return
+        if item is not None:
+            self._stage.assigned.append(item)
+        for line in self._stage.play(self, item):
+            if line == DIES:
+                self._theirs.close()
+            else:
+                self._theirs.send(line)
+
+    def kill(self) -> str:
+        self.killed = True
+        self._theirs.close()
+        self.connection.close()
+        return "last words"
+
+    def exit_text(self) -> str:
+        return "killed by signal 11"
+
+
+class Stage:
+    """Makes pools of actors; ``actors`` are all that were started, ``assigned`` all batches given to any."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = Clock()
+        self.actors: list[Actor] = []
+        self.assigned: list[Batch] = []
+        self.play: Play = diligent
+        clock = SimpleNamespace(monotonic=self.clock)
+        monkeypatch.setattr(worker_pool, "time", clock)
+        monkeypatch.setattr(worker_process, "time", clock)
+        monkeypatch.setattr(worker_pool, "wait", self.clock.wait)
+        monkeypatch.setattr(worker_pool, "WorkerProcess", self.start)
+
+    def start(self, settings: RenderSettings, render_seconds: float) -> Actor:
+        assert (settings, render_seconds) == (SETTINGS, RENDER_SECONDS)
+        assert len(self.actors) < MOST_ACTORS, "workers are replaced for ever"
+        self.actors.append(Actor(self, len(self.actors)))
+        return self.actors[-1]
+
+    def run(self, play: Play, batches: Iterable[Batch], workers: int = 1) -> list[Outcome]:
+        self.play = play
+        with WorkerPool(SETTINGS, workers, Supervision(RENDER_SECONDS, MAX_MEMORY)) as pool:
+            outcomes = list(pool.run(batches))
+        assert all(actor.killed for actor in self.actors)
+        return outcomes
+
+
+def finished(batch: Batch, memory: int = 0) -> Finished:
+    rows = tuple(EncodedRow(index, 0, b"", b"", b"") for index in batch.indices)
+    return Finished(RenderedBatch(rows, Counter(quiet=1)), memory)
+
+
+def attempts(batch: Batch) -> list[Announced]:
+    """First attempts, or those after the forbidden ones."""
+    forbidden = Counter(index for index, _ in batch.forbidden)
+    return [Announced((index, forbidden[index])) for index in batch.indices]
+
+
+def diligent(worker: Actor, batch: Batch | None) -> Part:
+    return [READY] if batch is None else [*attempts(batch), finished(batch)]
+
+
+def stopping_at(attempt: Attempt, *ends: Message | str) -> Play:
+    """Workers that end so whenever they make this attempt."""
+
+    def play(worker: Actor, batch: Batch | None) -> Part:
+        if batch and Announced(attempt) in attempts(batch):
+            made = attempts(batch)
+            return [*made[: made.index(Announced(attempt)) + 1], *ends]
+        return diligent(worker, batch)
+
+    return play
+
+
+def only_first(play: Play, times: int = 1) -> Play:
+    """The play for the first workers; those after them are diligent."""
+    return lambda worker, batch: (play if worker.number < times else diligent)(worker, batch)
+
+
+def two_by_two(count: int) -> list[Batch]:
+    return [Batch((2 * number, 2 * number + 1)) for number in range(count)]
+
+
+def indices(outcomes: Iterable[Outcome]) -> list[int]:
+    return sorted(row.index for outcome in outcomes for row in outcome.batch.rows)
+
+
+def restarts(outcomes: Iterable[Outcome]) -> int:
+    return sum(len(outcome.restarts) for outcome in outcomes)
