@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from data_pipeline.batch_renderer import Attempt, Batch
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.synths.protocol import CHANNELS, SAMPLES, Audio, Synth, SynthSettings
-from data_pipeline.worker_pool import Outcome, Supervision, WorkerPool
+from data_pipeline.worker_pool import Loss, Outcome, Rejection, Supervision, WorkerPool
 
 # Audio travels at 1.4 MB a patch, and a crash costs the batch: few, but enough to share the check that ends a batch.
 MAX_BATCH = 4
@@ -112,6 +112,7 @@ class PatchRenderer:
             raise ValueError(f"{workers} workers cannot render")
         self.synth_name = self.synth_version = ""
         self.restarts: list[str] = []
+        self._rejections: list[Rejection] = []
         self._synth, self.workers = synth, workers
         self._supervision = supervision or Supervision()
         # Keys may recur in a later call, and a patch's failures must not be held against it: indices never recur.
@@ -155,7 +156,7 @@ class PatchRenderer:
             self._pool = self._start()
         keys: dict[int, KeyT] = {}
         try:
-            for outcome in self._pool.run(self._batches(rows, keys)):
+            for outcome in self._pool.run(self._batches(rows, keys), self._note_loss):
                 for patch in self._patches(outcome):
                     if patch.key in keys:  # Else an earlier call's, which was not listened to till its end.
                         yield RenderedPatch(keys.pop(patch.key), patch.audio, patch.fault)
@@ -169,6 +170,11 @@ class PatchRenderer:
 
     def _start(self) -> WorkerPool[PatchBatch, RenderedPatches]:
         return WorkerPool(PatchSettings(self._synth), self.workers, self._supervision)
+
+    def _note_loss(self, loss: Loss) -> None:
+        self.restarts.append(f"{loss.reason}: {loss.detail}")
+        if loss.rejection:
+            self._rejections.append(loss.rejection)
 
     def _batches(self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT]) -> Iterator[PatchBatch]:
         """The rows in batches, the last ones shared evenly among the workers; ``keys`` is told who they are."""
@@ -184,8 +190,8 @@ class PatchRenderer:
 
     def _patches(self, outcome: Outcome[RenderedPatches]) -> Iterator[RenderedPatch[int]]:
         self.synth_name, self.synth_version = outcome.synth_name, outcome.synth_version
-        self.restarts += outcome.restarts
-        for rejection in outcome.rejections:
+        rejections, self._rejections = self._rejections, []
+        for rejection in rejections:
             reason = f"it cost three workers ({rejection.reason}: {rejection.detail})"
             yield RenderedPatch(rejection.index, None, reason)
         yield from outcome.batch

@@ -7,7 +7,7 @@ the same path, on every node. The cluster is the one that RAY_ADDRESS names, els
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import islice
 from typing import Self
@@ -15,16 +15,19 @@ from typing import Self
 from data_pipeline.batch_renderer import Batch
 from data_pipeline.cli import UserError
 from data_pipeline.row_renderer import RenderedBatch, RenderSettings
-from data_pipeline.worker_pool import Outcome, Supervision, WorkerPool
+from data_pipeline.worker_pool import Loss, Outcome, Supervision, WorkerPool
 
 try:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError
 except ImportError as error:
     raise UserError("--executor=ray needs Ray: pip install 'synthjax[ray]'") from error
 
 # A task is done again this often when its node is lost.
 MAX_RETRIES = 5
+
+Done = tuple[list[Loss], Outcome[RenderedBatch] | UserError]
+"""What a task comes to: the workers that it has cost, and the batch, or why it cannot be rendered."""
 
 
 class RayExecutor:
@@ -43,8 +46,11 @@ class RayExecutor:
             ray.cancel(task)
         ray.shutdown()
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome[RenderedBatch]]:
-        """Renders all batches and yields each as it is done, in any order. Raises UserError as ``WorkerPool`` does."""
+    def run(self, batches: Iterable[Batch], on_loss: Callable[[Loss], None]) -> Iterator[Outcome[RenderedBatch]]:
+        """Renders all batches and yields each as it is done, in any order. Raises UserError as ``WorkerPool`` does.
+
+        ``on_loss`` hears of the workers that a batch has cost when the batch is done.
+        """
         source = iter(batches)
         while True:
             # Two tasks a core keep the cores busy, without holding the whole data set in Ray's memory.
@@ -56,22 +62,29 @@ class RayExecutor:
                 return
             (done,), self._pending = ray.wait(self._pending, num_returns=1)
             try:
-                yield ray.get(done)
+                losses, result = ray.get(done)
             except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else None
-                raise UserError(cause if isinstance(cause, UserError) else f"Ray gave up: {error}") from error
+                raise UserError(f"Ray gave up: {error}") from error
+            for loss in losses:
+                on_loss(loss)
+            if isinstance(result, UserError):
+                raise result
+            yield result
 
 
 @ray.remote(num_cpus=1, max_retries=MAX_RETRIES)
-def _render(settings: RenderSettings, supervision: Supervision, batch: Batch) -> Outcome[RenderedBatch]:
+def _render(settings: RenderSettings, supervision: Supervision, batch: Batch) -> Done:
     pool = _pool(settings, supervision)
+    losses: list[Loss] = []
     try:
-        (outcome,) = pool.run([batch])
-    except BaseException:
+        (outcome,) = pool.run([batch], losses.append)
+        return losses, outcome
+    except BaseException as error:
         pool.close()
         _pool.cache_clear()
+        if isinstance(error, UserError):
+            return losses, error
         raise
-    return outcome
 
 
 @cache

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+
+from data_pipeline.worker_pool import Loss
 
 LOG_SECONDS = 30.0
 
@@ -29,6 +31,8 @@ class RenderProgress:
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        if self._done < self._total:  # The first row may be minutes away.
+            self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,19 +41,19 @@ class RenderProgress:
         if self._done > self._first and not self._live:
             self._print()
 
-    def update(self, rows: int, refused: Counter[str], restarts: Sequence[str]) -> None:
+    def update(self, rows: int, refused: Counter[str]) -> None:
         """Counts a batch."""
         self._done += rows
         self._refused += refused
-        for restart in restarts:
-            reason, _, detail = restart.partition(": ")
-            if reason not in self._restarts:
-                self.say(f"a worker was replaced ({reason}: {detail}); further ones for this reason are only counted")
-            self._restarts[reason] += 1
-        if self._live:
-            self._live.update(str(self), refresh=True)
-        elif time.monotonic() - self._last_line > LOG_SECONDS:
-            self._print()
+        self._show_now_and_then()
+
+    def lost(self, loss: Loss) -> None:
+        """Counts and tells of a lost worker, the first for each reason with the end of what it printed."""
+        self.say(f"a worker was lost and is restarted ({loss.reason}: {loss.detail})")
+        if loss.reason not in self._restarts and "\n" in loss.log:  # Its last line is in the detail.
+            self.say(textwrap.indent(loss.log, "  | "))
+        self._restarts[loss.reason] += 1
+        self._show_now_and_then()
 
     def say(self, text: str) -> None:
         """A line of its own, for what should not scroll by."""
@@ -66,6 +70,16 @@ class RenderProgress:
             f"{self._done}/{self._total} rows, {rate:.1f} rows/s, {left} left; refused: {_listed(self._refused)}; "
             f"workers restarted: {_listed(self._restarts)}"
         )
+
+    def _show_now_and_then(self) -> None:
+        if self._live or time.monotonic() - self._last_line > LOG_SECONDS:
+            self._show()
+
+    def _show(self) -> None:
+        if self._live:
+            self._live.update(str(self), refresh=True)
+        else:
+            self._print()
 
     def _print(self) -> None:
         print(self, file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from data_pipeline.rejected import RejectedPatches
 from data_pipeline.render_progress import RenderProgress
 from data_pipeline.row_renderer import RenderedBatch, RenderSettings
 from data_pipeline.shards import ShardAttributes
-from data_pipeline.worker_pool import Outcome
+from data_pipeline.worker_pool import Loss, Outcome
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Plan:
 class Executor(Protocol):
     """Whoever renders batches."""
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome[RenderedBatch]]:
-        """Renders all batches and yields each as it is done, in any order."""
+    def run(self, batches: Iterable[Batch], on_loss: Callable[[Loss], None]) -> Iterator[Outcome[RenderedBatch]]:
+        """Renders all batches and yields each as it is done, in any order; ``on_loss`` hears of lost workers."""
         ...
 
 
@@ -99,19 +99,20 @@ def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress:
         for shard in shards:
             if shard.complete:  # The run before ended between its last batch and this.
                 finish(shard)
-        for outcome in executor.run(batches):
-            for rejection in outcome.rejections:
-                rejected.append(rejection)
-                progress.say(
-                    f"sample {rejection.index}: patch {rejection.attempt} is redrawn, it cost three workers "
-                    f"({rejection.reason}: {rejection.detail})"
-                )
+        for outcome in executor.run(batches, lambda loss: _note_loss(loss, rejected, progress)):
             first = outcome.batch.rows[0].index // plan.samples_per_shard * plan.samples_per_shard
             shard = by_first[first]
             shard.commit(outcome.batch, outcome.synth_name, outcome.synth_version)
-            progress.update(len(outcome.batch.rows), outcome.batch.refused, outcome.restarts)
+            progress.update(len(outcome.batch.rows), outcome.batch.refused)
             if shard.complete:
                 finish(shard)
+
+
+def _note_loss(loss: Loss, rejected: RejectedPatches, progress: RenderProgress) -> None:
+    progress.lost(loss)
+    if loss.rejection:
+        rejected.append(loss.rejection)
+        progress.say(f"sample {loss.rejection.index}: patch {loss.rejection.attempt} is redrawn, it cost three workers")
 
 
 def _batches(plan: Plan, shards: list[PartialShard], rejected: frozenset[Attempt]) -> Iterator[Batch]:

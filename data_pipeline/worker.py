@@ -12,6 +12,7 @@ import ctypes
 import resource
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def main(descriptor: int) -> None:
     except UserError as error:
         connection.send(Failed(UNUSABLE, str(error)))
     except Exception as error:  # A synthesizer may raise anything, and often for one patch alone.
-        connection.send(Failed(ERROR, f"{type(error).__name__}: {error}"))
+        traceback.print_exc()
+        connection.send(Failed(ERROR, "".join(traceback.format_exception_only(error)).strip()))
 
 
 def _serve(connection: Connection) -> None:

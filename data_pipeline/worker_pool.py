@@ -2,13 +2,14 @@
 
 A worker that crashes, hangs, drifts, raises or grows too large costs the batch it had, which another renders again. A
 patch that has cost three workers is refused for good. Where one patch after another is, the run ends: it is not they.
+Every loss is told when it happens: batches, and with them the end of a run, may be long in coming.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Generic, Self
@@ -44,17 +45,29 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[RenderedT]):
-    """A rendered batch, by which synthesizer, and what happened since the outcome before.
+class Loss:
+    """A worker that is gone: the reason, what is known, and the end of what it and its plugin printed.
 
-    ``restarts`` has a line for each worker that was replaced: the reason, a colon, and what is known.
+    ``rejection`` is the patch that is refused from now on, where it has cost its third worker.
     """
+
+    reason: str
+    detail: str
+    log: str
+    rejection: Rejection | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[RenderedT]):
+    """A rendered batch, and by which synthesizer."""
 
     batch: RenderedT
     synth_name: str
     synth_version: str
-    rejections: tuple[Rejection, ...]
-    restarts: tuple[str, ...]
+
+
+def _ignore(loss: Loss) -> None:
+    """For whoever wants batches alone."""
 
 
 class WorkerPool(Generic[BatchT, RenderedT]):
@@ -68,8 +81,7 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         self._fruitless: Counter[tuple[int, ...]] = Counter()
         self._failures_in_a_row = self._refused_in_a_row = 0
         self._outlived: set[Attempt] = set()
-        self._rejections: list[Rejection] = []
-        self._restarts: list[str] = []
+        self._on_loss: Callable[[Loss], None] = _ignore
         self._workers: list[WorkerProcess[BatchT]] = []
         try:
             for _ in range(workers):
@@ -90,13 +102,15 @@ class WorkerPool(Generic[BatchT, RenderedT]):
             worker.kill()
         self._workers.clear()
 
-    def run(self, batches: Iterable[BatchT]) -> Iterator[Outcome[RenderedT]]:
+    def run(self, batches: Iterable[BatchT], on_loss: Callable[[Loss], None] = _ignore) -> Iterator[Outcome[RenderedT]]:
         """Renders all batches and yields each as it is done, in any order. May be called again after the end.
 
+        ``on_loss`` hears of every worker that is lost, before the batch that it had is rendered, or the run ends.
         After a call that was not listened to till its end, batches that workers had by then are yielded by the next.
         Raises UserError where no worker can do the work: the synthesizer cannot be opened, workers die without
         a patch to blame or whatever the patch, or no patch makes a sound.
         """
+        self._on_loss = on_loss
         self._waiting.clear()  # What a caller has left behind who did not listen to the end.
         source = iter(batches)
         while self._feed(source) or any(worker.batch for worker in self._workers):
@@ -139,15 +153,7 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         assert worker.ready
         self._failures_in_a_row = self._refused_in_a_row = 0
         self._outlived.clear()
-        outcome = Outcome(
-            message.batch,
-            worker.ready.synth_name,
-            worker.ready.synth_version,
-            tuple(self._rejections),
-            tuple(self._restarts),
-        )
-        self._rejections, self._restarts = [], []
-        return outcome
+        return Outcome(message.batch, worker.ready.synth_name, worker.ready.synth_version)
 
     def _handle(self, worker: WorkerProcess[BatchT], message: Message) -> None:
         if isinstance(message, Finished) and message.peak_memory > self._supervision.max_memory:
@@ -158,20 +164,15 @@ class WorkerPool(Generic[BatchT, RenderedT]):
             self._replace(worker, message.reason, message.detail)
 
     def _replace(self, worker: WorkerProcess[BatchT], reason: str, detail: str) -> None:
-        """Ends a worker, blames its patch, puts its batch back and starts another in its place."""
-        last_line = worker.kill()
-        detail = f"{detail}: {last_line}" if last_line else detail
-        if worker.batch is None and worker.ready is not None:
-            pass  # It had grown too large, and owes nothing.
-        elif worker.batch is None or worker.attempt is None:
-            self._count_failure(reason, detail)
-        elif reason == NOTHING_ACCEPTED:
-            self._count_fruitless(worker.batch, detail)
-        elif reason != DRIFT or worker.batch.verify_each:  # Else any of the batch's patches may be the culprit.
-            self._blame(worker.attempt, reason, detail)
+        """Ends a worker, blames its patch, tells of it, puts its batch back and starts another in its place."""
+        log = worker.kill()
+        last_line = log.rpartition("\n")[2]
+        detail = detail if detail.endswith(last_line) else f"{detail}: {last_line}"
+        rejection = self._blame(worker, reason, detail)
+        self._on_loss(Loss(reason, detail, log, rejection))
+        self._require_hope(worker, reason, detail, rejection)
         if worker.batch is not None:
             self._waiting.appendleft(self._again(worker.batch, reason))
-        self._restarts.append(f"{reason}: {detail}")
         self._workers[self._workers.index(worker)] = self._start()
 
     def _note_outlived(self, attempt: Attempt) -> None:
@@ -180,23 +181,33 @@ class WorkerPool(Generic[BatchT, RenderedT]):
             self._outlived.add(attempt)
             self._refused_in_a_row = 0
 
-    def _count_failure(self, reason: str, detail: str) -> None:
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row == MAX_FAILURES:
-            raise UserError(f"render workers die before they render ({reason}: {detail})")
+    def _blame(self, worker: WorkerProcess[BatchT], reason: str, detail: str) -> Rejection | None:
+        """Holds the worker against its patch, if anything; a patch's third one is its last."""
+        if worker.batch is None or worker.attempt is None or reason == NOTHING_ACCEPTED:
+            return None
+        if reason == DRIFT and not worker.batch.verify_each:  # Any of the batch's patches may be the culprit.
+            return None
+        self._kills[worker.attempt] += 1
+        return Rejection(*worker.attempt, reason, detail) if self._kills[worker.attempt] == MAX_FAILURES else None
 
-    def _count_fruitless(self, batch: BatchT, detail: str) -> None:
-        self._fruitless[batch.indices] += 1
-        if self._fruitless[batch.indices] == MAX_FAILURES:
-            raise UserError(f"{detail}: is the spec right for this synthesizer?")
-
-    def _blame(self, attempt: Attempt, reason: str, detail: str) -> None:
-        self._kills[attempt] += 1
-        if self._kills[attempt] == MAX_FAILURES:
-            self._rejections.append(Rejection(*attempt, reason, detail))
+    def _require_hope(
+        self, worker: WorkerProcess[BatchT], reason: str, detail: str, rejection: Rejection | None
+    ) -> None:
+        """Raises UserError where another worker would do no better."""
+        if worker.batch is None and worker.ready is not None:
+            return  # It had grown too large, and owes nothing.
+        if worker.batch is None or worker.attempt is None:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row == MAX_FAILURES:
+                raise UserError(f"render workers die before they render ({reason}: {detail})")
+        elif reason == NOTHING_ACCEPTED:
+            self._fruitless[worker.batch.indices] += 1
+            if self._fruitless[worker.batch.indices] == MAX_FAILURES:
+                raise UserError(f"{detail}: is the spec right for this synthesizer?")
+        elif rejection:
             self._refused_in_a_row += 1
-        if self._refused_in_a_row == MAX_REFUSED_IN_A_ROW:
-            raise UserError(f"render workers die whatever the patch ({reason}: {detail})")
+            if self._refused_in_a_row == MAX_REFUSED_IN_A_ROW:
+                raise UserError(f"render workers die whatever the patch ({reason}: {detail})")
 
     def _again(self, batch: BatchT, reason: str) -> BatchT:
         """The batch without patches refused for good; after a drift, every render is checked, to find the culprit."""

@@ -19,6 +19,8 @@ from data_pipeline.worker_messages import Announced, Failed, Finished, Message, 
 
 # Scanning a machine's first plugin, on a cold disk, takes its time.
 START_SECONDS = 180.0
+# Of what a worker has printed: a traceback of some twenty calls.
+MAX_LOG_BYTES = 4000
 
 
 class WorkerProcess(Generic[BatchT]):
@@ -64,16 +66,16 @@ class WorkerProcess(Generic[BatchT]):
         return message
 
     def kill(self) -> str:
-        """Ends it without asking, and returns the last line that it or its plugin printed. May be repeated."""
+        """Ends it without asking, and returns the end of what it and its plugin printed. May be repeated."""
         if self._log.closed:
             return ""
         self._process.kill()
         self._process.wait()
         self.connection.close()
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
-        lines = self._log.read().decode(errors="replace").split("\n")
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - MAX_LOG_BYTES))
+        log = self._log.read().decode(errors="replace").strip()
         self._log.close()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return log
 
     def exit_text(self) -> str:
         """How it ended, such as ``killed by signal 11``, once its pipe is closed."""

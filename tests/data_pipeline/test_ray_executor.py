@@ -19,7 +19,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.row_renderer import Batch, RenderSettings
 from data_pipeline.synths.protocol import SynthSettings
-from data_pipeline.worker_pool import Supervision
+from data_pipeline.worker_pool import Loss, Supervision
 from tests.data_pipeline.scripted_synth import SPEC
 from tests.helpers import REPOSITORY, run_cli, started
 
@@ -110,6 +110,8 @@ class FakeCluster:
         self.most_pending = 0
         self.cancelled: list[Batch] = []
         self.ended = False
+        self.losses: dict[Batch, list[Loss]] = {}
+        self.errors: dict[Batch, UserError] = {}
 
     def init(self, **options: Any) -> None:
         assert options["ignore_reinit_error"]
@@ -125,8 +127,8 @@ class FakeCluster:
         self.most_pending = max(self.most_pending, len(pending))
         return pending[:num_returns], pending[num_returns:]
 
-    def get(self, task: Batch) -> Batch:
-        return task
+    def get(self, task: Batch) -> tuple[list[Loss], Batch | UserError]:
+        return self.losses.get(task, []), self.errors.get(task, task)
 
     def cancel(self, task: Batch) -> None:
         self.cancelled.append(task)
@@ -152,13 +154,17 @@ def executor() -> Any:
     return RayExecutor(SETTINGS, Supervision())
 
 
+def no_loss(loss: Loss) -> None:
+    raise AssertionError(loss)
+
+
 BATCHES = [Batch((number,)) for number in range(40)]
 
 
 def test_tasks_are_as_many_as_keep_the_cores_busy(cluster: FakeCluster) -> None:
     source = iter(BATCHES)
     with executor() as ray:
-        outcomes = ray.run(source)
+        outcomes = ray.run(source, no_loss)
         next(outcomes)
         assert next(source) is BATCHES[8]
         assert [BATCHES[0], *outcomes] == BATCHES[:8] + BATCHES[9:]
@@ -170,7 +176,7 @@ def test_nodes_may_leave_and_join(cluster: FakeCluster, cpus: float) -> None:
     """With more tasks under way than there is now room for, no new ones are begun; then there is room again."""
     done = []
     with executor() as ray:
-        for number, outcome in enumerate(ray.run(BATCHES)):
+        for number, outcome in enumerate(ray.run(BATCHES, no_loss)):
             cluster.cpus = {3: cpus, 20: 16.0}.get(number, cluster.cpus)
             done.append(outcome)
     assert done == BATCHES
@@ -179,6 +185,42 @@ def test_nodes_may_leave_and_join(cluster: FakeCluster, cpus: float) -> None:
 
 def test_leaving_cancels_what_is_under_way(cluster: FakeCluster) -> None:
     with executor() as ray:
-        next(ray.run(BATCHES))
+        next(ray.run(BATCHES, no_loss))
     assert cluster.cancelled == BATCHES[1:8]
     assert cluster.ended
+
+
+def test_losses_are_told_with_the_batch_that_they_held_up_and_before_the_end(cluster: FakeCluster) -> None:
+    crash, error = Loss("crash", "signal 11", ""), Loss("error", "KeyError", "")
+    cluster.losses = {BATCHES[1]: [crash], BATCHES[2]: [error, error]}
+    cluster.errors = {BATCHES[2]: UserError("render workers die whatever the patch")}
+    told: list[Any] = []
+    with executor() as ray, pytest.raises(UserError, match="whatever the patch"):
+        told.extend(ray.run(BATCHES, told.append))
+    assert told == [BATCHES[0], crash, BATCHES[1], error, error]
+
+
+def test_a_task_returns_what_it_has_cost_even_where_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'synthjax[ray]'")
+    from data_pipeline import ray_executor
+
+    loss, end = Loss("error", "KeyError", ""), UserError("render workers die whatever the patch")
+
+    class Pool:
+        def run(self, batches: list[Batch], on_loss: Any) -> Iterator[Batch]:
+            on_loss(loss)
+            if batches[0] is BATCHES[1]:
+                raise end
+            yield from batches
+
+        def close(self) -> None:
+            pools.append(Pool())
+
+    pools = [Pool()]
+    monkeypatch.setattr(ray_executor, "WorkerPool", lambda *_: pools[-1])
+    render_one = ray_executor._render._function
+    assert render_one(SETTINGS, Supervision(), BATCHES[0]) == ([loss], BATCHES[0])
+    assert render_one(SETTINGS, Supervision(), BATCHES[1]) == ([loss], end)
+    assert len(pools) == 2  # The pool that has failed is closed, and the next task starts another.
+    assert render_one(SETTINGS, Supervision(), BATCHES[2]) == ([loss], BATCHES[2])
+    ray_executor._pool.cache_clear()

@@ -78,6 +78,16 @@ def rejected(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def assert_stopped(result: subprocess.CompletedProcess, *words: str) -> None:
+    """A run that had begun ends in one line that holds the words, and exit code 2."""
+    assert result.returncode == 2, result.stderr
+    *before, last = result.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert not any(line.startswith("error: ") for line in before)
+    for word in words:
+        assert word in last
+
+
 def test_data_set_is_whole_and_described(folder: Path) -> None:
     result = render(folder, seed=7, config__min_loudness=-50)
     assert result.returncode == 0, result.stderr
@@ -188,13 +198,24 @@ def test_worker_that_dies_silently_or_grows_is_replaced(folder: Path) -> None:
 
 
 def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
-    assert_usage_error(render(folder, {"start": 1}), "die before they render", "code 3", "cannot find the wavetables")
+    assert_stopped(render(folder, {"start": 1}), "die before they render", "code 3", "cannot find the wavetables")
 
 
 def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
-    assert_usage_error(
-        render(folder, {"error": 1.0}), "die whatever the patch", "error: RuntimeError: the plugin refused the state"
-    )
+    result = render(folder, {"error": 1.0})
+    assert_stopped(result, "die whatever the patch (error: RuntimeError: the plugin refused the state)")
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("0/12 rows")
+    assert len([line for line in lines if line.startswith("a worker was lost and is restarted (error: Runtime")]) == 15
+    assert [line for line in lines if "Traceback" in line] == ["  | Traceback (most recent call last):"]
+    assert any("in _error" in line for line in lines)
+
+
+def test_patches_that_were_refused_when_the_run_ended_are_noted(folder: Path) -> None:
+    """With no batch written since."""
+    result = render(folder, {"error": 1.0}, workers=1)
+    assert [(entry["index"], entry["attempt"]) for entry in rejected(folder)] == [(0, attempt) for attempt in range(5)]
+    assert "sample 0: patch 4 is redrawn, it cost three workers" in result.stderr
 
 
 @pytest.mark.slow
@@ -206,7 +227,7 @@ def test_worker_that_fails_to_start_once_is_started_again(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_spec_without_sound_stops_the_run(folder: Path) -> None:
-    assert_usage_error(render(folder, {"dies_silently_after": 0}), "no patch was accepted for sample", "300 quiet")
+    assert_stopped(render(folder, {"dies_silently_after": 0}), "no patch was accepted for sample", "300 quiet")
 
 
 @contextmanager
@@ -300,13 +321,12 @@ def test_other_settings_are_refused(folder: Path, flags: dict[str, Any], word: s
 def test_other_synthesizer_version_is_refused(folder: Path) -> None:
     with begun(folder, waits_after=4, workers=1, shards="0"):
         pass
-    assert_usage_error(render(folder, {"version": "1.1"}, shards="0"), "has rows of scripted 1.0, this is scripted 1.1")
+    assert_stopped(render(folder, {"version": "1.1"}, shards="0"), "has rows of scripted 1.0, this is scripted 1.1")
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"config__synth": "moog"}, ["no synthesizer is called 'moog'"]),
         ({"config__spec": "moog"}, ["no spec is called 'moog'"]),
         ({"shards": "3-1"}, ["3-1"]),
         ({"output": "/proc/nowhere"}, ["/proc/nowhere"]),
@@ -317,6 +337,10 @@ def test_other_synthesizer_version_is_refused(folder: Path) -> None:
 )
 def test_wrong_usage_is_one_line(folder: Path, flags: dict[str, Any], words: list[str]) -> None:
     assert_usage_error(render(folder, **flags), *words)
+
+
+def test_a_synthesizer_that_cannot_be_opened_stops_the_run(folder: Path) -> None:
+    assert_stopped(render(folder, config__synth="moog"), "no synthesizer is called 'moog'")
 
 
 def test_workers_import_no_accelerator_library(folder: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytest
 
 from data_pipeline.row_renderer import Batch
-from data_pipeline.worker_messages import DRIFT, Failed
-from data_pipeline.worker_pool import Rejection
+from data_pipeline.worker_messages import DRIFT, ERROR, Failed
+from data_pipeline.worker_pool import Loss, Outcome, Rejection, Supervision, WorkerPool
 from tests.data_pipeline.worker_play import (
     DIES,
+    MAX_MEMORY,
+    RENDER_SECONDS,
+    SETTINGS,
     Actor,
     Part,
     Stage,
     attempts,
     diligent,
     indices,
-    restarts,
+    only_first,
     stopping_at,
     two_by_two,
 )
@@ -31,19 +34,29 @@ from tests.data_pipeline.worker_play import (
 def test_patch_that_costs_three_workers_is_refused_for_good(stage: Stage, end: Part, reason: str, detail: str) -> None:
     outcomes = stage.run(stopping_at((2, 0), *end), two_by_two(3))
     assert indices(outcomes) == list(range(6))
-    assert restarts(outcomes) == 3
-    assert [rejection for outcome in outcomes for rejection in outcome.rejections] == [Rejection(2, 0, reason, detail)]
+    assert len(stage.losses) == 3
+    refused = Rejection(2, 0, reason, detail)
+    assert stage.losses == [Loss(reason, detail, "last words", rejection) for rejection in (None, None, refused)]
     tried = [batch for batch in stage.assigned if 2 in batch.indices]
     assert [sorted(batch.forbidden) for batch in tried] == [[], [], [], [(2, 0)]]
     assert not any(batch.verify_each for batch in tried)
 
 
-def test_rejection_comes_with_the_outcome_of_its_batch_or_before(stage: Stage) -> None:
-    """The run writes it down before it commits rows that stand on it."""
-    outcomes = stage.run(stopping_at((2, 0), DIES), two_by_two(3), workers=2)
-    said = next(number for number, outcome in enumerate(outcomes) if outcome.rejections)
-    rendered = next(number for number, outcome in enumerate(outcomes) if outcome.batch.rows[0].index == 2)
-    assert said <= rendered
+def test_losses_are_told_before_the_batch_that_they_held_up(stage: Stage) -> None:
+    """A run writes a rejection down before it commits rows that stand on it."""
+    stage.play = stopping_at((2, 0), DIES)
+    told: list[Loss | Outcome] = []
+    with WorkerPool(SETTINGS, 1, Supervision(RENDER_SECONDS, MAX_MEMORY)) as pool:
+        for outcome in pool.run(two_by_two(3), told.append):
+            told.append(outcome)
+    rendered = [one.batch.rows[0].index if isinstance(one, Outcome) else DIES for one in told]
+    assert rendered == [0, DIES, DIES, DIES, 2, 4]
+
+
+def test_words_that_a_worker_has_both_sent_and_printed_are_told_once(stage: Stage) -> None:
+    """As those of an exception, which end its traceback."""
+    stage.run(only_first(stopping_at((0, 0), Failed(ERROR, "KeyError: last words"))), two_by_two(1))
+    assert stage.losses == [Loss(ERROR, "KeyError: last words", "last words")]
 
 
 def test_forbidden_attempts_of_earlier_runs_are_kept(stage: Stage) -> None:
@@ -60,9 +73,8 @@ def test_two_killers_in_one_batch(stage: Stage) -> None:
 
     outcomes = stage.run(play, two_by_two(2))
     assert indices(outcomes) == [0, 1, 2, 3]
-    assert restarts(outcomes) == 6
-    rejections = [rejection for outcome in outcomes for rejection in outcome.rejections]
-    assert [(rejection.index, rejection.attempt) for rejection in rejections] == [(0, 0), (1, 0)]
+    assert len(stage.losses) == 6
+    assert [(rejection.index, rejection.attempt) for rejection in stage.rejections] == [(0, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("culprit", [0, 1])
@@ -76,8 +88,7 @@ def test_drift_is_searched_before_anybody_is_blamed(stage: Stage, culprit: int) 
             return [*(made[: culprit + 1] if batch.verify_each else made), drift]
         return diligent(worker, batch)
 
-    outcomes = stage.run(play, two_by_two(2))
-    (rejection,) = (rejection for outcome in outcomes for rejection in outcome.rejections)
-    assert rejection == Rejection(culprit, 0, DRIFT, "tone is 0.1: last words")
+    stage.run(play, two_by_two(2))
+    assert stage.rejections == [Rejection(culprit, 0, DRIFT, "tone is 0.1: last words")]
     assert [batch.verify_each for batch in stage.assigned if 0 in batch.indices] == [False, True, True, True, True]
-    assert restarts(outcomes) == 4
+    assert len(stage.losses) == 4

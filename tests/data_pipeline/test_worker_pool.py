@@ -9,7 +9,7 @@ import pytest
 from data_pipeline import worker_pool
 from data_pipeline.row_renderer import Batch
 from data_pipeline.worker_messages import DRIFT, NOTHING_ACCEPTED, Announced, Failed
-from data_pipeline.worker_pool import Outcome, Supervision, WorkerPool
+from data_pipeline.worker_pool import Loss, Outcome, Supervision, WorkerPool
 from tests.data_pipeline.worker_play import (
     DIES,
     MAX_MEMORY,
@@ -24,7 +24,6 @@ from tests.data_pipeline.worker_play import (
     finished,
     indices,
     only_first,
-    restarts,
     stopping_at,
     two_by_two,
 )
@@ -35,8 +34,8 @@ def test_every_batch_is_rendered_once(stage: Stage, workers: int) -> None:
     outcomes = stage.run(diligent, two_by_two(7), workers)
     assert indices(outcomes) == list(range(14))
     assert len(outcomes) == len(stage.assigned) == 7
-    assert outcomes[0] == Outcome(finished(Batch((0, 1))).batch, "fake", "1.0", (), ())
-    assert restarts(outcomes) == 0
+    assert outcomes[0] == Outcome(finished(Batch((0, 1))).batch, "fake", "1.0")
+    assert not stage.losses
     assert len(stage.actors) == workers
 
 
@@ -73,8 +72,8 @@ def test_failure_of_a_moment_costs_one_worker(stage: Stage, end: Part) -> None:
     """A crash, a hang, a drift, a plugin that fell silent."""
     outcomes = stage.run(only_first(stopping_at((1, 0), *end)), two_by_two(4), workers=2)
     assert indices(outcomes) == list(range(8))
-    assert restarts(outcomes) == 1
-    assert not any(outcome.rejections for outcome in outcomes)
+    assert len(stage.losses) == 1
+    assert not stage.rejections
     assert [batch.indices for batch in stage.assigned].count((0, 1)) == 2
 
 
@@ -94,8 +93,9 @@ def test_worker_is_given_its_time_for_every_attempt(stage: Stage, monkeypatch: p
 
     monkeypatch.setattr(worker_pool, "wait", wait)
     with WorkerPool(SETTINGS, 1, Supervision(RENDER_SECONDS, MAX_MEMORY)) as pool:
-        (outcome,) = pool.run([Batch((0, 1))])
-    assert outcome.restarts == ()
+        (outcome,) = pool.run([Batch((0, 1))], stage.losses.append)
+    assert indices([outcome]) == [0, 1]
+    assert not stage.losses
 
 
 def test_workers_are_not_blamed_while_nobody_listens(stage: Stage) -> None:
@@ -107,11 +107,11 @@ def test_workers_are_not_blamed_while_nobody_listens(stage: Stage) -> None:
     stage.play = out_of_step
     outcomes = []
     with WorkerPool(SETTINGS, 3, Supervision(RENDER_SECONDS, MAX_MEMORY)) as pool:
-        for outcome in pool.run(two_by_two(9)):
+        for outcome in pool.run(two_by_two(9), stage.losses.append):
             outcomes.append(outcome)
             stage.clock.now += 2 * RENDER_SECONDS
     assert indices(outcomes) == list(range(18))
-    assert restarts(outcomes) == 0
+    assert not stage.losses
 
 
 def test_worker_that_has_grown_is_replaced_and_keeps_its_rows(stage: Stage) -> None:
@@ -121,7 +121,7 @@ def test_worker_that_has_grown_is_replaced_and_keeps_its_rows(stage: Stage) -> N
     outcomes = stage.run(growing, two_by_two(3))
     assert indices(outcomes) == list(range(6))
     assert len(stage.assigned) == 3
-    assert [len(outcome.restarts) for outcome in outcomes] == [0, 0, 1]
+    assert stage.losses == [Loss("memory", "grew to 0 MiB: last words", "last words")]
 
 
 def test_worker_that_dies_idle_is_replaced_without_blame(stage: Stage) -> None:
@@ -133,7 +133,7 @@ def test_worker_that_dies_idle_is_replaced_without_blame(stage: Stage) -> None:
 
     outcomes = stage.run(play, two_by_two(5))
     assert indices(outcomes) == list(range(10))
-    assert not any(outcome.rejections for outcome in outcomes)
+    assert not stage.rejections
 
 
 def test_pool_that_cannot_start_all_its_workers_ends_those_it_has(stage: Stage) -> None:

@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.param_spec import load_spec
 from data_pipeline.row_renderer import Batch, RenderSettings
 from data_pipeline.synths.protocol import SynthSettings
-from data_pipeline.worker_pool import Supervision, WorkerPool
+from data_pipeline.worker_pool import Loss, Supervision, WorkerPool
 from data_pipeline.worker_process import WorkerProcess
 from tests.data_pipeline.scripted_synth import SPEC
 
@@ -34,8 +34,9 @@ def test_leaving_the_pool_ends_its_processes(tmp_path: Path) -> None:
     """Real ones, one of them in the middle of a render that never ends; none is left as a zombie."""
     before = set(psutil.Process().children())
     with WorkerPool(_settings(tmp_path, hang=1.0, once=["hang"]), 2, Supervision(60.0)) as pool:
-        outcome = next(iter(pool.run([Batch((0,)), Batch((1,)), Batch((2,))])))
-        assert (outcome.synth_name, outcome.synth_version, outcome.restarts) == ("scripted", "1.0", ())
+        losses: list[Loss] = []
+        outcome = next(iter(pool.run([Batch((0,)), Batch((1,)), Batch((2,))], losses.append)))
+        assert (outcome.synth_name, outcome.synth_version, losses) == ("scripted", "1.0", [])
         assert len(set(psutil.Process().children()) - before) == 2
     assert set(psutil.Process().children()) <= before
 
@@ -50,3 +51,14 @@ def test_a_worker_killed_in_the_middle_of_a_message_is_a_dead_worker(tmp_path: P
     with pytest.raises(EOFError):
         worker.receive()
     worker.connection.close()
+
+
+def test_what_a_synthesizer_raised_is_in_the_log_of_its_worker(tmp_path: Path) -> None:
+    losses: list[Loss] = []
+    with WorkerPool(_settings(tmp_path, error=1.0, once=["error"]), 1, Supervision(60.0)) as pool:
+        list(pool.run([Batch((0,))], losses.append))
+    (loss,) = losses
+    assert (loss.reason, loss.detail) == ("error", "RuntimeError: the plugin refused the state")
+    assert loss.log.startswith("Traceback (most recent call last):\n")
+    assert "in _error" in loss.log
+    assert loss.log.endswith("\nRuntimeError: the plugin refused the state")

@@ -18,7 +18,7 @@ from data_pipeline.row_codec import EncodedRow
 from data_pipeline.row_renderer import Attempt, Batch, RenderedBatch, RenderSettings
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.worker_messages import Announced, Finished, Message, Ready
-from data_pipeline.worker_pool import Outcome, Supervision, WorkerPool
+from data_pipeline.worker_pool import Loss, Outcome, Rejection, Supervision, WorkerPool
 from data_pipeline.worker_process import START_SECONDS, WorkerProcess
 
 RENDER_SECONDS = 30.0
@@ -85,12 +85,16 @@ class Actor(WorkerProcess):
 
 
 class Stage:
-    """Makes pools of actors; ``actors`` are all that were started, ``assigned`` all batches given to any."""
+    """Makes pools of actors.
+
+    ``actors`` are all that were started, ``assigned`` all batches given to any, ``losses`` what was told of any.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
         self.actors: list[Actor] = []
         self.assigned: list[Batch] = []
+        self.losses: list[Loss] = []
         self.play: Play = diligent
         clock = SimpleNamespace(monotonic=self.clock)
         monkeypatch.setattr(worker_pool, "time", clock)
@@ -107,9 +111,13 @@ class Stage:
     def run(self, play: Play, batches: Iterable[Batch], workers: int = 1) -> list[Outcome]:
         self.play = play
         with WorkerPool(SETTINGS, workers, Supervision(RENDER_SECONDS, MAX_MEMORY)) as pool:
-            outcomes = list(pool.run(batches))
+            outcomes = list(pool.run(batches, self.losses.append))
         assert all(actor.killed for actor in self.actors)
         return outcomes
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        return [loss.rejection for loss in self.losses if loss.rejection]
 
 
 def finished(batch: Batch, memory: int = 0) -> Finished:
@@ -150,7 +158,3 @@ def two_by_two(count: int) -> list[Batch]:
 
 def indices(outcomes: Iterable[Outcome]) -> list[int]:
     return sorted(row.index for outcome in outcomes for row in outcome.batch.rows)
-
-
-def restarts(outcomes: Iterable[Outcome]) -> int:
-    return sum(len(outcome.restarts) for outcome in outcomes)
