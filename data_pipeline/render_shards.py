@@ -2,10 +2,11 @@
 
     python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=DIR --shards=0-11
 
-writes DIR/shard-0.h5 to DIR/shard-11.h5. Row k of the data set depends on --seed and k alone, so that a job array may
-share the work by --shards. Every batch of rows is committed as it is rendered: after Ctrl-C, a crash or a full disk
-the same command goes on where it stopped. Rendering uses every core unless --workers says otherwise; Surge XT is
-hosted by pedalboard, and both are GPL-3.
+writes DIR/shard-0.h5 to DIR/shard-11.h5. A patch is drawn from --seed, its row k and the number of the attempt alone,
+so that a job array may share the work by --shards; in another run another attempt may be the first that is loud enough
+(with Surge XT about one row in 120), and every row has the label of its own. Every batch of rows is committed as it is
+rendered: after Ctrl-C, a crash or a full disk the same command goes on where it stopped. Rendering uses every core
+unless --workers says otherwise; Surge XT is hosted by pedalboard, and both are GPL-3.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MAX_REFUSED_IN_A_ROW = 300
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What decides a data set's content: (settings, sample index) gives the row.
+    """What decides a data set's content: (settings, sample index, attempt) gives a patch, and whether it is a row.
 
     ``min_loudness`` in LUFS, ``max_peak`` relative to full scale. ``verify_every`` counts renders between checks
     that the synthesizer holds the patch; the end of a batch is always checked.
