@@ -9,6 +9,8 @@ import ml_collections
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.row_renderer import RenderSettings
+from data_pipeline.surge_patch import PatchTemplate
+from data_pipeline.synths.choice import SUBTRACTIVE, SURGE_XT
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.worker_pool import Supervision
 
@@ -22,7 +24,10 @@ def render_settings(
     allow_other_version: bool = False,
     verify_each: bool = False,
 ) -> RenderSettings:
-    """What decides the data set's content. Raises UserError for values that make no sense and an unknown spec."""
+    """What decides the data set's content.
+
+    Raises UserError for values that make no sense, an unknown spec, and what the synthesizer has no use for.
+    """
     for name in ("batch_rows", "verify_every"):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]} must be at least 1")
@@ -32,7 +37,21 @@ def render_settings(
     if math.isnan(config.min_loudness):
         raise UserError("min_loudness=nan is no loudness; -inf refuses only silence")
     synth = SynthSettings(config.synth, load_spec(config.spec), plugin, preset, allow_other_version)
+    _require_fitting(synth)
     return RenderSettings(synth, seed, config.min_loudness, config.max_peak, 1 if verify_each else config.verify_every)
+
+
+def _require_fitting(settings: SynthSettings) -> None:
+    if settings.preset and settings.synth in (SUBTRACTIVE, SURGE_XT):
+        raise UserError(
+            f"--preset={settings.preset} would be ignored: synth {settings.synth} has its own base patches; leave the "
+            "preset out, or render the plugin from it with --config.synth=vst3"
+        )
+    if settings.synth == SURGE_XT:
+        try:
+            PatchTemplate(settings.spec)
+        except UserError as error:
+            raise UserError(f"{error}; a spec of another plugin is rendered with --config.synth=vst3") from error
 
 
 def supervision(config: ml_collections.ConfigDict) -> Supervision:

@@ -1,0 +1,46 @@
+"""What a render config may not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from configs import render_subtractive, render_surge_simple
+from data_pipeline.cli import UserError
+from data_pipeline.introspect import NOTE_PARAMS, spec_json
+from data_pipeline.param_kinds import Continuous
+from data_pipeline.param_spec import ParamSpec
+from data_pipeline.render_config import render_settings
+
+
+def surge(**changes: object) -> ml_collections.ConfigDict:
+    config = render_surge_simple.get_config()
+    config.update(changes)
+    return config
+
+
+@pytest.fixture
+def foreign_spec(tmp_path: Path) -> str:
+    """Path of the spec of a plugin that is not Surge XT."""
+    path = tmp_path / "dx7.json"
+    path.write_text(spec_json(ParamSpec("dx7", (Continuous("algorithm", 0.0, 1.0),), NOTE_PARAMS)))
+    return str(path)
+
+
+@pytest.mark.parametrize("config", [surge(), surge(spec="surge_xt"), render_subtractive.get_config()])
+def test_a_preset_that_would_be_ignored_is_refused(config: ml_collections.ConfigDict) -> None:
+    assert render_settings(config, seed=0).synth.synth == config.synth
+    with pytest.raises(UserError, match=r"--preset=a.vstpreset would be ignored: .* --config.synth=vst3"):
+        render_settings(config, seed=0, preset="a.vstpreset")
+
+
+def test_a_preset_is_the_base_patch_of_any_other_plugin(foreign_spec: str) -> None:
+    settings = render_settings(surge(synth="vst3", spec=foreign_spec), seed=0, plugin="dx7.vst3", preset="a.vstpreset")
+    assert settings.synth.preset == "a.vstpreset"
+
+
+def test_a_spec_that_is_not_surge_xts_is_told_how_it_is_rendered(foreign_spec: str) -> None:
+    with pytest.raises(UserError, match=r"no base patch for spec dx7.*; .*another plugin.* --config.synth=vst3$"):
+        render_settings(surge(spec=foreign_spec), seed=0, plugin="dx7.vst3")
