@@ -26,8 +26,9 @@ from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
 VERSIONS = re.compile(r"1\.[34](\.|$)")
 REVISION = 24
 DIFFERENCES_SHOWN = 3
-# Where `make surge-xt` puts the plugin.
+# Where `make surge-xt` puts the plugin, in the checkout that it is run in.
 INSTALLED_PLUGIN = "plugins/Surge XT.vst3"
+CHECKOUT = Path(__file__).parents[2]
 
 
 class SurgeXT:
@@ -64,12 +65,17 @@ class SurgeXT:
 
 def plugin_path(settings: SynthSettings) -> str:
     """Where Surge XT is to be found: see ``open_synth``."""
-    return settings.plugin or os.environ.get("SURGE_XT_PLUGIN") or INSTALLED_PLUGIN
+    return settings.plugin or os.environ.get("SURGE_XT_PLUGIN") or _installed_plugin()
+
+
+def _installed_plugin() -> str:
+    beside = CHECKOUT / INSTALLED_PLUGIN
+    return str(beside) if beside.exists() and not Path(INSTALLED_PLUGIN).exists() else INSTALLED_PLUGIN
 
 
 def open_synth(settings: SynthSettings) -> SurgeXT:
     """Loads Surge XT from ``settings.plugin``, else from where ``SURGE_XT_PLUGIN`` says, else what ``make surge-xt``
-    has fetched. Raises UserError.
+    has fetched into the working folder, or into the checkout that this package is of. Raises UserError.
     """
     return SurgeXT(load_plugin(plugin_path(settings)), settings.spec, allow_other_version=settings.allow_other_version)
 

@@ -12,9 +12,10 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_kinds import Continuous
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.surge_patch import PatchTemplate
+from data_pipeline.synths import surge_xt
 from data_pipeline.synths.choice import synth_for, why_no_renderer
 from data_pipeline.synths.protocol import SynthSettings, open_synth
-from data_pipeline.synths.surge_xt import INSTALLED_PLUGIN
+from data_pipeline.synths.surge_xt import INSTALLED_PLUGIN, plugin_path
 
 SPECS = {name: load_spec(name) for name in ("subtractive", "surge_simple", "surge_xt")}
 NOTE = SPECS["subtractive"].note_params
@@ -96,15 +97,22 @@ def test_synthesizer_of_another_module_is_taken_at_its_word() -> None:
 
 
 def test_plugin_is_looked_for_where_it_will_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named, else in the environment, else where ``make surge-xt`` puts it."""
+    """Named, else in the environment, else where ``make surge-xt`` puts it: here, or beside this package."""
     pytest.importorskip("pedalboard", reason="needs pedalboard: pip install 'synthjax[render]'")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(surge_xt, "CHECKOUT", tmp_path / "checkout")
     monkeypatch.delenv("SURGE_XT_PLUGIN", raising=False)
     spec = SPECS["surge_simple"]
     assert why_no_renderer(synth_for(spec)) == (
         f"there is no plugin at '{INSTALLED_PLUGIN}': name a .vst3 with --plugin, or fetch Surge XT with make surge-xt"
     )
+    beside = tmp_path / "checkout" / INSTALLED_PLUGIN
+    beside.mkdir(parents=True)
+    assert plugin_path(synth_for(spec)) == str(beside)
+    assert why_no_renderer(synth_for(spec)) is None
     Path(INSTALLED_PLUGIN).mkdir(parents=True)
+    assert plugin_path(synth_for(spec)) == INSTALLED_PLUGIN
     assert why_no_renderer(synth_for(spec)) is None
     monkeypatch.setenv("SURGE_XT_PLUGIN", "there.vst3")
     assert "'there.vst3'" in str(why_no_renderer(synth_for(spec)))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.surge_patch import PatchTemplate, read_preset
-from data_pipeline.synths import hosting
+from data_pipeline.synths import hosting, surge_xt
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SynthSettings, open_synth
 from data_pipeline.synths.surge_xt import SurgeXT, load_plugin
 from tests.data_pipeline.fake_vst3 import FakeSurgeXT, expected_audio
@@ -191,6 +191,7 @@ def test_another_plugin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_plugin_is_one_line(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SURGE_XT_PLUGIN", raising=False)
     monkeypatch.chdir(tmp_path)  # Where make surge-xt has put nothing.
+    monkeypatch.setattr(surge_xt, "CHECKOUT", tmp_path)
     plugin = str(tmp_path / path) if path else ""
     with pytest.raises(UserError, match=r"there is no plugin at.*make surge-xt"):
         open_synth(SynthSettings("surge_xt", load_spec("surge_xt"), plugin))
