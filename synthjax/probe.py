@@ -216,9 +216,9 @@ def start_probe(
     """A probe with the spec's synthesizer and the targets (S, 2, T); None, and one line, where it is not at hand."""
     try:
         synth = synth_for(spec)
-        missing = why_no_renderer(synth)
-    except UserError as error:
-        missing = str(error)
+        missing = why_no_renderer(synth, "the environment variable SURGE_XT_PLUGIN")
+    except UserError:  # Which tells of flags that training has not.
+        missing = f"spec {spec.name} is neither the built-in synthesizer's nor Surge XT's"
     if missing:
         say(f"no validation probe: {missing}")
         return None

@@ -46,17 +46,18 @@ def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "") -> SynthSetti
     )
 
 
-def why_no_renderer(settings: SynthSettings) -> str | None:
+def why_no_renderer(settings: SynthSettings, named_by: str = "--plugin") -> str | None:
     """In one line what is missing for the synthesizer to be opened, told without opening it; None where nothing is.
 
-    Opening may fail all the same, on a plugin that is damaged or another one.
+    ``named_by`` is how the command at hand is told of a plugin. Opening may fail all the same, on a plugin
+    that is damaged or another one.
     """
     if settings.synth not in (SURGE_XT, VST3):
         return None
     plugin = plugin_path(settings) if settings.synth == SURGE_XT else settings.plugin
     if not plugin or not Path(plugin).exists():
         fetched = ", or fetch Surge XT with make surge-xt" if settings.synth == SURGE_XT else ""
-        return f"there is no plugin at {plugin!r}: name a .vst3 with --plugin{fetched}"
+        return f"there is no plugin at {plugin!r}: name a .vst3 with {named_by}{fetched}"
     if importlib.util.find_spec("pedalboard") is None:
         return "plugins need pedalboard (GPL-3): pip install 'synthjax[render]'"
     if settings.preset and not Path(settings.preset).is_file():
