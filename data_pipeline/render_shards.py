@@ -24,6 +24,7 @@ from absl import flags
 from data_pipeline import cli, config_flag
 from data_pipeline.cli import UserError
 from data_pipeline.cores import usable_cores
+from data_pipeline.counted import counted
 from data_pipeline.counter_rng import MAX_SEED
 from data_pipeline.render_config import render_settings, supervision
 from data_pipeline.render_progress import RenderProgress
@@ -60,8 +61,7 @@ def main(argv: list[str]) -> None:
     finally:
         for shard in shards:
             shard.close()
-    count = len(plan.numbers)
-    print(f"{total} rows in {count} shard{'s' if count > 1 else ''} are complete in {plan.output}")
+    print(f"{counted(total, 'row')} in {counted(len(plan.numbers), 'shard')} are complete in {plan.output}")
 
 
 def _plan(config: ml_collections.ConfigDict) -> Plan:

@@ -22,6 +22,7 @@ from absl import flags
 from data_pipeline import cli
 from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
+from data_pipeline.counted import counted
 from data_pipeline.shards import ROW_SHAPES, ShardReader
 from data_pipeline.stats import STATS_FILE
 from data_pipeline.virtual_sources import missing_sources
@@ -167,7 +168,7 @@ def main(argv: list[str]) -> None:
     source, target = Path(argv[1]), Path(argv[2])
     rows = write_splits(source, target, splits)
     for name, numbers in splits.items():
-        print(f"{target / name}.h5: {rows[name]} rows from shard{'s' if len(numbers) > 1 else ''} {_ranges(numbers)}")
+        print(f"{target / name}.h5: {rows[name]} rows from {counted(len(numbers), 'shard')} ({_ranges(numbers)})")
     if missing_sources(target / "train.h5"):
         print(f"note: {source} lies outside the parent of {target}: whatever reads the splits needs --allow_external")
     if (target / STATS_FILE).exists():

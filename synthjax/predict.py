@@ -21,6 +21,7 @@ from absl import flags
 from data_pipeline import cli
 from data_pipeline.atomic import make_folder
 from data_pipeline.audio_io import LoadedSound, load_sound
+from data_pipeline.counted import counted
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.progress import progress_bar
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         for fault in faults:
             print(f"  {fault}", file=sys.stderr)
     if predicted := len(sounds) - len(faults):
-        print(f"wrote report.html and the patches of {predicted} sound{'s' if predicted > 1 else ''} to {output}")
+        print(f"wrote report.html and the patches of {counted(predicted, 'sound')} to {output}")
     return 1 if faults else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import ml_collections
 
+from data_pipeline.counted import counted
 from synthjax.flops import peak_flops
 from synthjax.logbook import Totals
 
@@ -19,7 +20,7 @@ def summary(totals: Totals, config: ml_collections.ConfigDict, starts: int) -> s
         return f"no step was measured; restarts {max(starts - 1, 0)}"
     seconds = totals.seconds / totals.steps
     parts = [
-        f"{totals.steps} step{'s' if totals.steps > 1 else ''} measured",
+        f"{counted(totals.steps, 'step')} measured",
         f"{config.data.batch_size / seconds:.1f} samples/s",
         f"{seconds:.4g} s a step",
         f"data wait {100 * totals.waited / totals.seconds:.1f} %",

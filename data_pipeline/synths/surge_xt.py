@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cli import UserError
+from data_pipeline.counted import counted
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.surge_patch import PatchTemplate, differences, read_preset
 from data_pipeline.surge_xml import parse_patch, revision
@@ -60,7 +61,7 @@ class SurgeXT:
             raise DriftError(f"Surge XT's own patch cannot be read: {error}") from error
         if found:
             listed = [f"{name} is {raw:.7g}, not {expected:.7g}" for name, expected, raw in found[:DIFFERENCES_SHOWN]]
-            raise DriftError(f"Surge XT holds another patch in {len(found)} parameters: {'; '.join(listed)}")
+            raise DriftError(f"Surge XT holds another patch in {counted(len(found), 'parameter')}: {'; '.join(listed)}")
 
 
 def plugin_path(settings: SynthSettings) -> str:

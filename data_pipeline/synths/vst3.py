@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.cli import UserError
+from data_pipeline.counted import counted
 from data_pipeline.param_kinds import Categorical, Parameter
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.synths.hosting import HostedParameter, HostedPlugin, load_preset, play_note, settle
@@ -67,8 +68,8 @@ class Vst3Synth:
         gone = [parameter.name for parameter, _ in self._parameters if parameter.name not in hosted]
         if gone:
             raise UserError(
-                f"{self.name} took {len(gone)} parameters of the spec away ({gone[0]}, ...) when others were set: "
-                "leave out of the spec what renames them, such as the type of an oscillator or effect"
+                f"{self.name} took {counted(len(gone), 'parameter')} of the spec away ({gone[0]}, ...) when others "
+                "were set: leave out of the spec what renames them, such as the type of an oscillator or effect"
             )
 
     def verify(self) -> None:
@@ -82,7 +83,7 @@ class Vst3Synth:
         ]
         if found:
             listed = "; ".join(found[:DIFFERENCES_SHOWN])
-            raise DriftError(f"{self.name} holds another patch in {len(found)} parameters: {listed}")
+            raise DriftError(f"{self.name} holds another patch in {counted(len(found), 'parameter')}: {listed}")
 
 
 def open_synth(settings: SynthSettings) -> Vst3Synth:
@@ -97,8 +98,8 @@ def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Para
     missing = [parameter.name for parameter in spec.synth_params if parameter.name not in hosted]
     if missing:
         raise UserError(
-            f"the plugin lacks {len(missing)} parameters of spec {spec.name} ({missing[0]}, ...): the spec is another "
-            "plugin's, or needs its base patch (--preset)"
+            f"the plugin lacks {counted(len(missing), 'parameter')} of spec {spec.name} ({missing[0]}, ...): the spec "
+            "is another plugin's, or needs its base patch (--preset)"
         )
     return [(parameter, hosted[parameter.name]) for parameter in spec.synth_params]
 

@@ -36,8 +36,8 @@ def test_command_writes_all_splits(shards: Path, tmp_path: Path, flags: str) -> 
     target = tmp_path / "set" / "splits"
     result = run_cli("data_pipeline.splits", shards, target, *flags.split())
     assert result.returncode == 0, result.stderr
-    assert f"train.h5: {2 * ROWS} rows from shards 0-1" in result.stdout
-    assert f"val.h5: {ROWS} rows from shard 2\n" in result.stdout
+    assert f"train.h5: {2 * ROWS} rows from 2 shards (0-1)" in result.stdout
+    assert f"val.h5: {ROWS} rows from 1 shard (2)\n" in result.stdout
     assert "allow_external" not in result.stdout
     assert sorted(path.name for path in target.iterdir()) == ["test.h5", "train.h5", "val.h5"]
     for name, numbers in {"train": [0, 1], "val": [2], "test": [10]}.items():

@@ -99,7 +99,7 @@ class RenamingPlugin(FakeVst3):
 def test_a_parameter_that_the_patch_took_away_is_not_rendered_as_if_it_were_there() -> None:
     _, synth = open_fake(RenamingPlugin((*NAMES, UNSET)))
     synth.render(patch(wave=0.5))
-    with pytest.raises(UserError, match=r"took 1 parameters of the spec away \(drive, ...\) when others were set"):
+    with pytest.raises(UserError, match=r"took 1 parameter of the spec away \(drive, ...\) when others were set"):
         synth.render(patch(wave=0.9))
 
 
@@ -161,7 +161,7 @@ def test_verify_reads_raw_values_back() -> None:
     synth.verify()
     for name, raw in (("cutoff", 0.32), ("cutoff", float("nan")), ("wave", 0.15), ("mode", 0.0)):
         plugin.written.update({key: patch()[key] for key in NAMES} | {name: raw})
-        with pytest.raises(DriftError, match=f"in 1 parameters: {name} is"):
+        with pytest.raises(DriftError, match=f"in 1 parameter: {name} is"):
             synth.verify()
 
 
