@@ -3,8 +3,9 @@
     python -m data_pipeline.introspect PLUGIN.vst3 --output=SPEC.json [--preset=BASE.vstpreset]
 
 A parameter that shows few values becomes a category for each, at the middle of its raw values; any other is continuous
-on 0..1. Bypass switches and MIDI controllers are left out. It is a draft: before rendering, take out what should stay
-as the base patch has it, and narrow ranges that are silent or ugly. Needs pedalboard (GPL-3), no display.
+on 0..1. Bypass switches and MIDI controllers are left out, and so is what takes other parameters' names away when it is
+set, as the type of an oscillator or effect may: every category is tried. It is a draft: before rendering, take out what
+should stay as the base patch has it, and narrow ranges that are silent or ugly. Needs pedalboard (GPL-3), no display.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +23,10 @@ from absl import flags
 from data_pipeline import cli
 from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
+from data_pipeline.counted import counted
 from data_pipeline.param_kinds import Categorical, Continuous, Discrete, Label, NoteDuration, Parameter
 from data_pipeline.param_spec import ParamSpec
+from data_pipeline.renaming import find_renaming
 from data_pipeline.synths.hosting import HostedPlugin, load_preset, settle
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SECONDS
 from data_pipeline.synths.surge_xt import load_plugin
@@ -42,8 +45,17 @@ class ShownParameter(Protocol):
     """What the plugin shows, by the raw values from and to which it shows it."""
 
 
-def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None) -> tuple[ParamSpec, list[str]]:
-    """A spec of the plugin's parameters as they are in its base patch, and the names of those left out.
+@dataclass(frozen=True)
+class Draft:
+    """A spec, and which parameters are left out: those that make no sound, and those that take others' names away."""
+
+    spec: ParamSpec
+    not_sound: list[str]
+    renaming: dict[str, list[str]]
+
+
+def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None) -> Draft:
+    """A spec of the plugin's parameters as they are in its base patch.
 
     Raises UserError for a malformed preset, or where no parameter, or more than a row may have, is left.
     """
@@ -52,12 +64,15 @@ def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None
         load_preset(plugin, base_preset)
     settle(plugin)  # Parameters may take other names with the base patch, once it runs.
     shown = plugin.parameters
-    left_out = [key for key in shown if NOT_SOUND.search(key)]
-    drafts = tuple(_draft(key, parameter) for key, parameter in shown.items() if key not in left_out)
-    if not drafts:
+    not_sound = [key for key in shown if NOT_SOUND.search(key)]
+    drafts = {key: _draft(key, parameter) for key, parameter in shown.items() if key not in not_sound}
+    categorical = [parameter for parameter in drafts.values() if isinstance(parameter, Categorical)]
+    renaming = find_renaming(plugin, categorical, drafts)
+    parameters = tuple(parameter for key, parameter in drafts.items() if key not in renaming)
+    if not parameters:
         raise UserError("the plugin has no parameters to make a spec of")
     try:
-        return ParamSpec(name, drafts, NOTE_PARAMS), left_out
+        return Draft(ParamSpec(name, parameters, NOTE_PARAMS), not_sound, renaming)
     except ValueError as error:
         raise UserError(f"no spec can be made of the plugin's parameters: {error}") from error
 
@@ -72,6 +87,22 @@ def spec_json(spec: ParamSpec) -> str:
         "note_params": [_entry(parameter) for parameter in spec.note_params],
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def summary(draft: Draft) -> str:
+    """What is in the spec, and a line each for what is not."""
+    parameters = draft.spec.synth_params
+    categories = sum(isinstance(parameter, Categorical) for parameter in parameters)
+    columns = counted(draft.spec.width, "column")
+    lines = [f"{counted(len(parameters), 'parameter')} ({categories} categorical), {columns}"]
+    if draft.not_sound:
+        lines.append(f"left out: {_listed(draft.not_sound)}")
+    lines += [f"left out: {name}, which takes {_listed(gone)} away" for name, gone in draft.renaming.items()]
+    return "\n".join(lines)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _draft(name: str, shown: ShownParameter) -> Parameter:
@@ -104,13 +135,10 @@ def main(argv: list[str]) -> None:
     base_preset = read_preset_file(Path(preset)) if preset else None
     if not Path(argv[1]).exists():  # What load_plugin would say names a flag that is not there.
         raise UserError(f"there is no plugin at {argv[1]!r}: give the path of a .vst3")
-    spec, left_out = draft_spec(load_plugin(argv[1]), output.stem, base_preset)
+    draft = draft_spec(load_plugin(argv[1]), output.stem, base_preset)
     with atomic_path(output) as temporary:
-        temporary.write_text(spec_json(spec), encoding="utf-8")
-    categories = sum(isinstance(parameter, Categorical) for parameter in spec.synth_params)
-    print(f"{output}: {len(spec.synth_params)} parameters ({categories} categorical), {spec.width} columns")
-    if left_out:
-        print(f"left out: {', '.join(left_out[:5])}{f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''}")
+        temporary.write_text(spec_json(draft.spec), encoding="utf-8")
+    print(f"{output}: {summary(draft)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.cli import UserError
-from data_pipeline.introspect import draft_spec, spec_json
+from data_pipeline.introspect import Draft, draft_spec, spec_json, summary
 from data_pipeline.param_kinds import Categorical, Continuous, Discrete, NoteDuration
 from data_pipeline.param_spec import load_spec
 from data_pipeline.synths.vst3 import Vst3Synth
@@ -32,16 +32,18 @@ SHOWN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def fake(shown: Mapping[str, tuple[Any, ...]] = SHOWN) -> FakeVst3:
-    plugin = FakeVst3(list(shown))
+def fake(shown: Mapping[str, tuple[Any, ...]] = SHOWN, plugin: Any = None) -> Any:
+    plugin = plugin or FakeVst3(list(shown))
     plugin._parameters = {name: FakeParameter(plugin, name, values) for name, values in shown.items()}
     return plugin
 
 
 def test_parameters_become_kinds_by_what_they_show() -> None:
-    spec, left_out = draft_spec(fake(), "fake")
+    draft = draft_spec(fake(), "fake")
+    spec = draft.spec
     drafted = {parameter.name: parameter for parameter in spec.synth_params}
-    assert left_out == ["bypass_fake", "midi_cc_1_74", "cc12"]
+    assert draft.renaming == {}
+    assert draft.not_sound == ["bypass_fake", "midi_cc_1_74", "cc12"]
     assert list(drafted) == ["cutoff", "drive", "octave", "wave", "sync", "level", "colour", "access"]
     assert drafted["cutoff"] == Continuous("cutoff", 0.0, 1.0)
     assert drafted["drive"] == Continuous("drive", 0.0, 1.0)
@@ -60,7 +62,7 @@ def test_parameters_become_kinds_by_what_they_show() -> None:
 
 
 def test_a_draft_loads_and_renders(tmp_path: Path) -> None:
-    drafted, _ = draft_spec(fake(), "fake")
+    drafted = draft_spec(fake(), "fake").spec
     path = tmp_path / "fake.json"
     path.write_text(spec_json(drafted))
     spec = load_spec(str(path))
@@ -79,10 +81,73 @@ def test_the_base_patch_decides_what_there_is() -> None:
             return {"square" if loaded else "saw": FakeParameter(self, "a")}
 
     loaded = FakeVst3(["a"], initial=0.25)
-    assert [parameter.name for parameter in draft_spec(Renaming(["a"]), "x")[0].synth_params] == ["saw"]
-    assert [p.name for p in draft_spec(Renaming(["a"]), "x", loaded.preset_data)[0].synth_params] == ["square"]
+    assert [parameter.name for parameter in draft_spec(Renaming(["a"]), "x").spec.synth_params] == ["saw"]
+    assert [p.name for p in draft_spec(Renaming(["a"]), "x", loaded.preset_data).spec.synth_params] == ["square"]
     with pytest.raises(UserError, match="not a VST3 preset"):
         draft_spec(Renaming(["a"]), "x", b"garbage" * 10)
+
+
+class Taking(FakeVst3):
+    """It has no drive and no octave while its wave is one of them and it has run for a while."""
+
+    taking = 0.625
+    settled = 0.0
+
+    def change(self, values: dict[str, float]) -> None:
+        super().change(values)
+        self.settled = self.seconds + 0.4
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        gone = {"drive", "octave"} if self.held["wave"] == self.taking and self.seconds >= self.settled else set()
+        return {name: hosted for name, hosted in super().parameters.items() if name not in gone}
+
+
+@pytest.mark.parametrize("taking", [0.125, 0.375, 0.625, 0.875])
+def test_what_takes_names_away_is_left_out_and_told(taking: float) -> None:
+    """Whichever value does, one that the host believes to be the base patch's included."""
+    plugin = fake(plugin=Taking(list(SHOWN), initial=0.125))
+    plugin.taking = taking
+    base = FakeVst3(list(SHOWN), initial=0.3)
+    draft = draft_spec(plugin, "fake", base.preset_data)
+    assert draft.renaming == {"wave": ["drive", "octave"]}
+    assert [p.name for p in draft.spec.synth_params] == [
+        "cutoff",
+        "drive",
+        "octave",
+        "sync",
+        "level",
+        "colour",
+        "access",
+    ]
+    assert plugin.held == pytest.approx(base.held)
+    assert summary(draft).splitlines() == [
+        "7 parameters (5 categorical), 18 columns",
+        "left out: bypass_fake, midi_cc_1_74, cc12",
+        "left out: wave, which takes drive, octave away",
+    ]
+
+
+def test_only_what_is_discrete_is_set() -> None:
+    """A knob has too many values, and most parameters are knobs."""
+    plugin = fake()
+    changed: set[str] = set()
+    change = plugin.change
+
+    def note(values: dict[str, float]) -> None:
+        changed.update(name for name in values if values[name] != plugin.held[name])
+        change(values)
+
+    plugin.change = note  # type: ignore[method-assign]
+    draft_spec(plugin, "fake")
+    assert changed == {"octave", "wave", "sync", "level", "colour", "access"}
+
+
+def test_long_lists_are_cut() -> None:
+    names = [f"cc{number}" for number in range(7)]
+    assert summary(Draft(draft_spec(fake(), "x").spec, names, {})).endswith(
+        "\nleft out: cc0, cc1, cc2, cc3, cc4 and 2 more"
+    )
 
 
 def test_a_plugin_that_gives_no_spec_is_refused() -> None:
