@@ -136,7 +136,7 @@ class PatchRenderer:
         if self._pool is None:
             self._pool = self._start()
         try:
-            for outcome in self._pool.run([PatchBatch((), rows=())]):
+            for outcome in self._pool.run([PatchBatch((), rows=())], self._note_loss):
                 list(self._patches(outcome))  # None are new, but who renders them is noted.
         except BaseException:
             self.close()
