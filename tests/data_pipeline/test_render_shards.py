@@ -178,7 +178,7 @@ def test_rejected_patches_are_known_to_the_next_run(folder: Path) -> None:
     for path in (folder / "out").glob("shard-*"):
         path.unlink()
     result = render(folder, {"crash": 0.12}, workers=1)
-    assert "workers restarted: none" in result.stderr
+    assert "a worker was lost" not in result.stderr
     assert rejected(folder) == entries
     assert contents(folder) == whole
 
@@ -188,13 +188,13 @@ def test_worker_that_dies_silently_or_grows_is_replaced(folder: Path) -> None:
     result = render(folder, {"dies_silently_after": 5}, workers=1)
     assert result.returncode == 0, result.stderr
     check_rows(folder)
-    assert "workers restarted: none" not in result.stderr
+    assert "a worker was lost" in result.stderr
     for path in (folder / "out").iterdir():
         path.unlink()
     result = render(folder, {"grows": 100 << 20}, workers=1, config__max_worker_gib=0.5)
     assert result.returncode == 0, result.stderr
     check_rows(folder)
-    assert "workers restarted: none" not in result.stderr
+    assert "a worker was lost" in result.stderr
 
 
 def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
