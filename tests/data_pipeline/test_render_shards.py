@@ -202,7 +202,7 @@ def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
 
 
 def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
-    result = render(folder, {"error": 1.0})
+    result = render(folder, {"error": 1.0}, workers=1)
     assert_stopped(result, "die whatever the patch (error: RuntimeError: the plugin refused the state)")
     lines = result.stderr.splitlines()
     assert lines[0].startswith("0/12 rows")
