@@ -36,6 +36,7 @@ from synthjax.inference import TrainedModel
 from synthjax.k_osc_evaluation import evaluate_k_osc, write_k_osc_report
 from synthjax.k_osc_task import KOscTask
 from synthjax.param_metrics import per_parameter_mse, row_metrics, summarise, swap_to_best
+from synthjax.training_data import first_rows_digest
 
 PREDICTIONS = "predictions.h5"
 
@@ -70,7 +71,9 @@ def _evaluate_split(model: TrainedModel) -> Callable[[], int]:
     allow_external = f.allow_external or model.config.data.allow_external
     reader = open_split(root, f.split, model.spec, allow_external=allow_external, flag="--data_root")
     output = _output(f.split, model)
-    about = {"split": f.split, "rows": len(reader), **_about(model)}
+    # Of another data set a split may have the same name and size.
+    data = {"split": f.split, "rows": len(reader), "data": first_rows_digest(reader)[:12]}
+    about = {**data, **_about(model)}
     predicted = _rows(output, about, model, lambda: sample_split(model, reader), reuse=f.render)
 
     def finish() -> int:

@@ -176,13 +176,17 @@ def open_training_data(config: ml_collections.ConfigDict) -> TrainingData:
 
 def dataset_identity(reader: ShardReader, spec: ParamSpec, stats: MelStats) -> dict[str, Any]:
     """What a workdir remembers of its training data: a moved data set is the same, another one is not."""
-    rows = reader.read_rows(PARAM_ARRAY, np.arange(min(FINGERPRINT_ROWS, len(reader))))
     return {
         "rows": len(reader),
         "spec_hash": spec.content_hash,
-        "first_rows_sha256": _digest(rows),
+        "first_rows_sha256": first_rows_digest(reader),
         "statistics_sha256": _digest(np.stack(stats)),
     }
+
+
+def first_rows_digest(reader: ShardReader) -> str:
+    """The SHA-256 of the parameters of a split's first rows, in hexadecimal digits: it tells one split from another."""
+    return _digest(reader.read_rows(PARAM_ARRAY, np.arange(min(FINGERPRINT_ROWS, len(reader)))))
 
 
 def _digest(array: np.ndarray) -> str:

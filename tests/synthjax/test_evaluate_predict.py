@@ -17,11 +17,12 @@ import soundfile
 from data_pipeline.audio_metrics import mss
 from data_pipeline.param_spec import load_spec
 from data_pipeline.shards import PARAM_ARRAY, ShardReader
+from data_pipeline.splits import write_splits
 from data_pipeline.surge_patch import differences, read_preset
 from data_pipeline.synths.hosting import load_preset, play_note
 from data_pipeline.synths.surge_xt import load_plugin
 from synthjax.candidates import medoid
-from tests.helpers import REPOSITORY, assert_usage_error, run_cli, tiny_flags
+from tests.helpers import REPOSITORY, assert_usage_error, make_rows, run_cli, tiny_flags, write
 
 ROWS = 10  # Of the test split: two whole sampling batches of four and a part.
 SPEC = load_spec("surge_simple")
@@ -278,6 +279,13 @@ def test_each_setting_of_the_sampler_has_a_folder_of_its_own(trained: Path, tmp_
     assert [(metrics["weights"], metrics["sampling"]["steps"]) for metrics in told] == [
         ("ema", 2), ("params", 2), ("ema", 3)
     ]  # fmt: skip
+
+
+def test_another_data_sets_evaluation_is_refused(evaluation: Path, trained: Path, tmp_path: Path) -> None:
+    write(tmp_path / "shard-0.h5", make_rows(99, ROWS))
+    write_splits(tmp_path, tmp_path / "other", {"test": [0]})
+    result = evaluate(trained, "--checkpoint=latest", f"--data_root={tmp_path / 'other'}", f"--output={evaluation}")
+    assert_usage_error(result, f"{evaluation} holds another evaluation")
 
 
 def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Path, tmp_path: Path) -> None:
