@@ -144,12 +144,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     sampling.guidance_interval = (0.0, 1.0)
     sampling.batch_size = 64
 
-    # How predict ranks the rendered candidates of a sound: weights of their distances to it.
+    # How predict ranks the rendered candidates of a sound, and what --refine lowers: weights of distances to it.
     c.ranking = ranking = ml_collections.ConfigDict()
     # Multi-scale spectral distance, in dB.
     ranking.mss = 1.0
     # Warped distance of mel frequency cepstra, whose figures are about twice as large.
     ranking.wmfcc = 0.5
+    # What the cosine of loudness over time lacks to 1. Spectra alone, warped in time, take a short sound at the wrong
+    # time for a near one.
+    ranking.rms = 10.0
 
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
     # Steps between checkpoints; one more is written whenever validation is the best so far.

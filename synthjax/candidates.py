@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from data_pipeline.audio_metrics import HIGHER_IS_BETTER
 from data_pipeline.param_kinds import Categorical
 from data_pipeline.param_spec import ParamSpec
 
@@ -28,8 +29,14 @@ def medoid(rows: Rows) -> int:
 
 
 def score(distances: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted sum of audio distances by which candidates are ranked; lower is better."""
-    return sum(weight * distances[name] for name, weight in weights.items())
+    """The weighted sum of audio distances by which candidates are ranked; lower is better.
+
+    A metric of which more is better, from 0 to 1, counts by what it lacks to 1.
+    """
+    return sum(
+        weight * (1.0 - distances[name] if name in HIGHER_IS_BETTER else distances[name])
+        for name, weight in weights.items()
+    )
 
 
 def spread(rows: Rows, spec: ParamSpec) -> dict[str, float]:

@@ -29,7 +29,7 @@ POSITIVE = (
 )
 NATURAL = ("seed", "data.workers", "train.eval_every", "optim.lr", "optim.weight_decay")
 # Of configs whose data are shards.
-NATURAL_OF_SHARDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc")
+NATURAL_OF_SHARDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc", "ranking.rms")
 CHOICES = {
     "attention": ("auto", "xla"),
     "compute_dtype": ("float32", "bfloat16"),

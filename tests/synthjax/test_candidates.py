@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 
+from configs import important
+from data_pipeline.audio_metrics import SoundFeatures
 from data_pipeline.param_kinds import Categorical, Continuous, Discrete, NoteDuration
-from data_pipeline.param_spec import ParamSpec
+from data_pipeline.param_spec import ParamSpec, load_spec
+from data_pipeline.synths.protocol import NOTE_TIMES
+from data_pipeline.synths.subtractive import Subtractive
 from synthjax.candidates import medoid, score, spread
 
 SPEC = ParamSpec(
@@ -35,7 +42,24 @@ def test_the_medoid_sees_what_decoding_sees() -> None:
 
 
 def test_the_score_is_the_weighted_sum() -> None:
-    assert score({"mss": 2.0, "wmfcc": 6.0, "rms": 0.5}, {"mss": 1.0, "wmfcc": 0.5}) == 5.0
+    distances = {"mss": 2.0, "wmfcc": 6.0, "rms": 0.75}
+    assert score(distances, {"mss": 1.0, "wmfcc": 0.5}) == 5.0
+    assert score(distances, {"mss": 1.0, "wmfcc": 0.5, "rms": 20.0}) == 10.0
+
+
+def test_a_short_sound_at_another_time_does_not_come_first() -> None:
+    """Another patch is nearer in the target's time than for a moment outside of it."""
+    synth, spec = Subtractive(), load_spec("subtractive")
+    patches = [spec.decode(row) for row in spec.sample(0, range(13), [0] * 13)]
+
+    def sound(patch: dict[str, Any], start: float, end: float) -> SoundFeatures:
+        return SoundFeatures(synth.render({**patch, NOTE_TIMES: (start, end)}))
+
+    weights = important.get_config().ranking
+    for target, other in pairwise(patches):
+        heard = sound(target, 0.5, 2.5)
+        in_time, elsewhere = (score(heard.compare(sound(other, *times)), weights) for times in ((0.5, 2.5), (0.1, 0.3)))
+        assert in_time < elsewhere
 
 
 def test_spread_of_numbers_and_categories() -> None:

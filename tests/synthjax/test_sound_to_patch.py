@@ -87,7 +87,8 @@ def test_candidates_are_ranked_by_sound(heard) -> None:
         assert scores == sorted(scores)
         assert prediction.chosen == BY_SOUND
         best = prediction.best
-        assert best.score == pytest.approx(best.distances["mss"] + 0.5 * best.distances["wmfcc"])
+        mss, wmfcc, rms = (best.distances[name] for name in ("mss", "wmfcc", "rms"))
+        assert best.score == pytest.approx(mss + 0.5 * wmfcc + 10.0 * (1.0 - rms))
 
 
 @pytest.mark.slow
