@@ -1,12 +1,13 @@
-"""Measures the train step beside the same model in PyTorch, in turns: python scripts/bench_torch.py --json=FILE
+"""Measures training and sampling beside the same model in PyTorch: python scripts/bench_torch.py --json=FILE
 
     python scripts/bench_torch.py --config.data.batch_size=16 --config.compute_dtype=float32
 
-Both sides train the base flow (spectrogram transformer, Param2Tok, transformer field) with Adam and clipping on one
-batch of random numbers, on one device. PyTorch runs eagerly on CPUs and compiled on GPUs, with its own fused attention,
-and below float32 by autocast. It is no requirement of the project: pip install torch. Where other programs run too, its
-threads are told to sleep while they wait (OMP_WAIT_POLICY), as scripts/bench_k_osc.py explains. Our step also averages
-the weights and takes the gradient norm of every module.
+The parts, each called in turns with PyTorch's, are the train step, and of sampling the encoder and one evaluation of
+the vector field, without guidance. Both sides have the base flow (spectrogram transformer, Param2Tok, transformer
+field) and train it with Adam and clipping on one batch of random numbers, on one device. PyTorch runs eagerly on CPUs
+and compiled on GPUs, with its own fused attention, and below float32 by autocast. It is no requirement of the project:
+pip install torch. Where other programs run too, its threads are told to sleep while they wait (OMP_WAIT_POLICY), as
+scripts/bench_k_osc.py explains. Our step also averages the weights and takes the gradient norm of every module.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves PyTorch its part of an accelerator.
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from bench_report import Report
 from bench_step import Stepper, flat_stats, random_batch
 from beside_torch import comparison, lacking, torch
 from compile_memory import task_of
-from roofline import compile_program, device_row, measure_limits
+from roofline import Program, compile_program, device_row, measure_limits
 
 from data_pipeline import cli, config_flag
 from data_pipeline.cores import usable_cores
@@ -59,33 +62,51 @@ def main(argv: list[str]) -> None:
 
 
 def measure(config: Any, steps: int) -> Report:
-    """One unmeasured step a side and ``steps`` measured ones, in turns."""
+    """One unmeasured call of each part and side, and ``steps`` measured ones, in turns."""
     report, limits = Report(), measure_limits(config.compute_dtype)
     mesh, task = sharding.make_mesh(config.mesh), task_of(config)
     trainer = Trainer.create(config, task)
     shardings = trainer.state_shardings(mesh)
     inputs = random_batch(config, task, mesh), flat_stats(task, mesh)
     state = jit_init(trainer, shardings)()
-    program = compile_program(jit_train_step(trainer, mesh, shardings), state, *inputs)
-    ours = Stepper(program, state, *inputs)
     theirs = TorchStepper(config, task.width, task.input_shape)
     if theirs.parameters != trainer.parameter_count():
         raise cli.UserError(f"PyTorch has {theirs.parameters} parameters and we {trainer.parameter_count()}")
-    sides: dict[str, Callable[[], Any]] = {"JAX": ours, "PyTorch": theirs}
-    rounds = [{name: _seconds(side) for name, side in sides.items()} for _ in range(1 + steps)][1:]
-    for name in sides:
-        seconds = statistics.median(one[name] for one in rounds)
-        report.add(device_row(name, seconds, config.data.batch_size, program.flop, program.moved, limits))
-    if not np.isfinite([ours.loss, theirs.loss]).all():
-        raise cli.UserError("a loss is not finite: these figures would mean nothing")
-    ratios = [one["PyTorch"] / one["JAX"] for one in rounds]
     report.setting |= limits.figures | {
         "batch_size": config.data.batch_size,
         "compute_dtype": config.compute_dtype,
         "parameters": theirs.parameters,
-        **comparison(ratios),
     }
+
+    def compare(part: str, program: Program, ours: Callable[[], Any], other: Callable[[], Any]) -> None:
+        sides = {"JAX": ours, "PyTorch": other}
+        rounds = [{side: _seconds(call) for side, call in sides.items()} for _ in range(1 + steps)][1:]
+        for side in sides:
+            seconds = statistics.median(one[side] for one in rounds)
+            row = device_row(f"{part}, {side}", seconds, config.data.batch_size, program.flop, program.moved, limits)
+            report.add(row)
+        report.setting |= comparison([one["PyTorch"] / one["JAX"] for one in rounds], part)
+
+    for (part, program, arguments), other in zip(_sampling(trainer, task, state), theirs.sampling(), strict=True):
+        compare(part, program, partial(program.call, *arguments), other)
+    program = compile_program(jit_train_step(trainer, mesh, shardings), state, *inputs)
+    ours = Stepper(program, state, *inputs)
+    compare("train step", program, ours, theirs)
+    if not np.isfinite([ours.loss, theirs.loss]).all():
+        raise cli.UserError("a loss is not finite: these figures would mean nothing")
     return report
+
+
+def _sampling(trainer: Trainer, task: Any, state: Any) -> Iterator[tuple[str, Program, tuple[Any, ...]]]:
+    """Name, program and arguments of the encoder and of the vector field."""
+    rows = trainer.config.data.batch_size
+    mel, x = jnp.zeros((rows, *task.input_shape)), jnp.zeros((rows, task.width))
+    encode = jax.jit(lambda params, mel: trainer.model(params).encode(mel))
+    encoder = compile_program(encode, state.params, mel)
+    yield "encoder", encoder, (state.params, mel)
+    evaluate = jax.jit(lambda params, x, t, z: trainer.model(params).velocity(x, t, z))
+    arguments = state.params, x, jnp.full((rows, 1), 0.5), encoder.call(state.params, mel)
+    yield "field", compile_program(evaluate, *arguments), arguments
 
 
 def _seconds(step: Callable[[], Any]) -> float:
@@ -95,7 +116,7 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 class TorchStepper:
-    """Training steps on one random batch; a call makes one, and returns when it is done."""
+    """The network on one random batch; a call makes a training step, and returns when it is done."""
 
     def __init__(self, config: Any, width: int, spectrogram: tuple[int, ...]) -> None:
         torch.set_num_threads(usable_cores())
@@ -107,8 +128,7 @@ class TorchStepper:
         self.parameters = sum(weight.numel() for weight in self._weights)
         optim = config.optim
         self._optimizer = torch.optim.Adam(self._weights, lr=optim.lr, betas=(optim.b1, optim.b2), eps=optim.eps)
-        compiled = self._device != "cpu"
-        self._loss = torch.compile(self._loss_of, mode="max-autotune") if compiled else self._loss_of
+        self._loss = self._compiled(self._loss_of)
         self._network = network
         shape = config.data.batch_size, width
         self._batch = [torch.randn(values, device=self._device) for values in ((shape[0], *spectrogram), shape, shape)]
@@ -122,8 +142,28 @@ class TorchStepper:
         self._optimizer.step()
         self.loss = loss.item()
 
+    def sampling(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Calls of the encoder and of the vector field, each of which returns when it is done."""
+        mel, x, _ = self._batch
+        with torch.inference_mode(), self._autocast():
+            z = self._network.encode(mel)
+        t = torch.full((len(x), 1), 0.5, device=self._device)
+        encode, evaluate = (self._compiled(call) for call in (self._network.encode, self._network.velocity))
+
+        def run(call: Callable[..., Any], *arguments: Any) -> None:
+            with torch.inference_mode(), self._autocast():
+                call(*arguments).sum().item()  # Waits for the device.
+
+        return partial(run, encode, mel), partial(run, evaluate, x, t, z)
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function if self._device == "cpu" else torch.compile(function, mode="max-autotune")
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32)
+
     def _loss_of(self, mel: Any, x0: Any, x1: Any) -> Any:
-        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+        with self._autocast():
             t = torch.rand(len(x0), 1, device=x0.device)
             dropped = torch.rand(len(x0), 1, 1, device=x0.device) < self._flow.guidance_dropout
             z = torch.where(dropped, self._network.dropout_token, self._network.encode(mel))

@@ -22,10 +22,11 @@ def lacking(config: Any, written_for: Mapping[str, Any]) -> str | None:
     return next(missing, None)
 
 
-def comparison(ratios: Sequence[float]) -> dict[str, Any]:
+def comparison(ratios: Sequence[float], part: str = "") -> dict[str, Any]:
     """Figures of a report: PyTorch's version, and its seconds over ours, from those of each round (none without it)."""
+    prefix = f"{part.replace(' ', '_')}_" if part else ""
     return {
         "torch": torch.__version__ if torch else None,
-        "torch_over_jax_seconds": statistics.median(ratios) if ratios else None,
-        "torch_over_jax_range": f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else None,
+        f"{prefix}torch_over_jax_seconds": statistics.median(ratios) if ratios else None,
+        f"{prefix}torch_over_jax_range": f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else None,
     }
