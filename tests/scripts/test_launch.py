@@ -113,7 +113,8 @@ class TestChecks:
 
     def test_faulty_local_data_end_it(self, sandbox: Sandbox) -> None:
         sandbox.python(data="data/faulty", check=1)
-        sandbox.program("sbatch")
+        for program in ("sbatch", "squeue", "scancel"):
+            sandbox.program(program)
         assert_usage_error(launch(sandbox, CONFIG, "--slurm"), "data/faulty", "not fit")
         assert ["-m", "data_pipeline.check", "data/faulty"] in sandbox.calls("python")
         assert sandbox.calls("sbatch") == []
