@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from data_pipeline.cli import UserError
 from data_pipeline.param_kinds import Categorical
 from data_pipeline.progress import progress_bar
 from data_pipeline.synths.hosting import HostedParameter, HostedPlugin, load_preset, settle
@@ -19,7 +20,8 @@ def find_renaming(
     """Which of ``parameters`` take which of ``names`` away, each alone set to one value after another.
 
     The plugin comes back to the patch that it had, which has all the names. What only two parameters together take
-    away is not found. Draws a progress bar: a large plugin takes a minute.
+    away is not found. Draws a progress bar: a large plugin takes a minute. Raises UserError for a plugin that does not
+    come back.
     """
     base, hosted = plugin.preset_data, plugin.parameters
     found = {}
@@ -29,6 +31,9 @@ def find_renaming(
                 found[parameter.name] = gone
             load_preset(plugin, base)  # Which a name that is gone cannot hinder.
             settle(plugin)
+            shown = plugin.parameters
+            if any(name not in shown for name in names):  # Else all later ones would be taken for its cause.
+                raise UserError(f"the plugin does not come back to its patch after {parameter.name} was changed")
             advance(1)
     return found
 

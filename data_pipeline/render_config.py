@@ -10,7 +10,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.row_renderer import RenderSettings
 from data_pipeline.surge_patch import PatchTemplate
-from data_pipeline.synths.choice import SUBTRACTIVE, SURGE_XT
+from data_pipeline.synths.choice import SUBTRACTIVE, SURGE_XT, VST3
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.worker_pool import Supervision
 
@@ -47,6 +47,10 @@ def _require_fitting(settings: SynthSettings) -> None:
             f"--preset={settings.preset} would be ignored: synth {settings.synth} has its own base patches; leave the "
             "preset out, or render the plugin from it with --config.synth=vst3"
         )
+    if settings.plugin and settings.synth == SUBTRACTIVE:
+        raise UserError(f"--plugin={settings.plugin} would be ignored: synth {SUBTRACTIVE} is built in")
+    if settings.synth == VST3 and not settings.plugin:
+        raise UserError(f"synth {VST3} needs its plugin: --plugin=PATH.vst3")
     if settings.synth == SURGE_XT:
         try:
             PatchTemplate(settings.spec)

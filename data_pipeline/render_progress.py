@@ -49,7 +49,7 @@ class RenderProgress:
 
     def lost(self, loss: Loss) -> None:
         """Counts and tells of a lost worker, the first for each reason with the end of what it printed."""
-        self.say(f"a worker was lost and is restarted ({loss.reason}: {loss.detail})")
+        self.say(f"a worker was lost ({loss.reason}: {loss.detail})")
         if loss.reason not in self._restarts and "\n" in loss.log:  # Its last line is in the detail.
             self.say(textwrap.indent(loss.log, "  | "))
         self._restarts[loss.reason] += 1

@@ -112,7 +112,7 @@ def _note_loss(loss: Loss, rejected: RejectedPatches, progress: RenderProgress) 
     progress.lost(loss)
     if loss.rejection:
         rejected.append(loss.rejection)
-        progress.say(f"sample {loss.rejection.index}: patch {loss.rejection.attempt} is redrawn, it cost three workers")
+        progress.say(f"sample {loss.rejection.index}: patch {loss.rejection.attempt} is refused, it cost three workers")
 
 
 def _batches(plan: Plan, shards: list[PartialShard], rejected: frozenset[Attempt]) -> Iterator[Batch]:

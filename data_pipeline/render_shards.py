@@ -30,6 +30,7 @@ from data_pipeline.render_config import render_settings, supervision
 from data_pipeline.render_progress import RenderProgress
 from data_pipeline.render_run import Plan, open_shards, render
 from data_pipeline.splits import parse_shards
+from data_pipeline.synths.choice import why_no_renderer
 from data_pipeline.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
     missing = sum(len(shard.missing) for shard in shards)
     refused = sum((shard.refused for shard in shards), Counter())
     try:
-        with RenderProgress(total, total - missing, refused) as progress, _executor(config, plan, missing) as executor:
+        with _executor(config, plan, missing) as executor, RenderProgress(total, total - missing, refused) as progress:
             signal.signal(signal.SIGTERM, _interrupt)  # After Ray has put a handler of its own in place.
             render(plan, shards, executor, progress)
     except KeyboardInterrupt:
@@ -90,6 +91,8 @@ def _executor(config: ml_collections.ConfigDict, plan: Plan, missing: int) -> Wo
         from data_pipeline.ray_executor import RayExecutor
 
         return RayExecutor(plan.settings, supervision(config))
+    if missing and (reason := why_no_renderer(plan.settings.synth)):
+        raise UserError(reason)
     batches = -(-missing // plan.batch_rows)
     return WorkerPool(plan.settings, min(FLAGS.workers, batches), supervision(config))
 

@@ -37,7 +37,7 @@ def main(descriptor: int) -> None:
         connection.send(Failed(UNUSABLE, str(error)))
     except Exception as error:  # A synthesizer may raise anything, and often for one patch alone.
         traceback.print_exc()
-        connection.send(Failed(ERROR, "".join(traceback.format_exception_only(error)).strip()))
+        connection.send(Failed(ERROR, " ".join(f"{type(error).__name__}: {error}".split())))
 
 
 def _serve(connection: Connection) -> None:

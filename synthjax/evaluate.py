@@ -37,6 +37,7 @@ from synthjax.k_osc_evaluation import evaluate_k_osc, write_k_osc_report
 from synthjax.k_osc_task import KOscTask
 from synthjax.param_metrics import per_parameter_mse, row_metrics, summarise, swap_to_best
 from synthjax.training_data import first_rows_digest
+from synthjax.workdir import fixed_digest
 
 PREDICTIONS = "predictions.h5"
 
@@ -105,7 +106,12 @@ def _evaluate_folder(model: TrainedModel) -> Callable[[], int]:
     f = flags.FLAGS
     sounds = ForeignSounds.find(Path(f.dataset))
     output = _output(Path(f.dataset).resolve().name, model)
-    about = {"dataset": str(Path(f.dataset).resolve()), "rows": len(sounds.paths), **_about(model)}
+    about = {
+        "dataset": str(Path(f.dataset).resolve()),
+        "rows": len(sounds.paths),
+        "data": sounds.digest[:12],
+        **_about(model),
+    }
     predicted = _rows(output, about, model, lambda: sounds.sample(model), reuse=True)
 
     def finish() -> int:
@@ -122,7 +128,7 @@ def _rows(
     """What an earlier run of the same evaluation has sampled, if it is to be used, or else ``sample()``; all processes
     do the same. Raises UserError where another evaluation's results would be overwritten.
     """
-    before = read_predictions(output, about, model.spec)
+    before = read_predictions(output, about, model.spec) if distributed.is_main() else None
     if distributed.main_says(before is None or not reuse):
         return sample()
     return np.empty(0) if before is None else before  # Only process 0 goes on with them.
@@ -146,7 +152,13 @@ def _output(name: str, model: TrainedModel) -> Path:
 def _about(model: TrainedModel) -> dict[str, Any]:
     """What predictions depend on."""
     weights = "ema" if flags.FLAGS.use_ema else "params"
-    return {"checkpoint": model.step, "weights": weights, "seed": model.config.seed, "sampling": model.sampling.about()}
+    return {
+        "run": fixed_digest(model.config)[:12],
+        "checkpoint": model.step,
+        "weights": weights,
+        "seed": model.config.seed,
+        "sampling": model.sampling.about(),
+    }
 
 
 def sample_split(model: TrainedModel, reader: ShardReader) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,14 @@ class ForeignSounds:
         if not paths:
             raise UserError(f"{folder}: none of its {len(found)} sounds can be read ({faults[0]})")
         return cls(folder, tuple(paths), tuple(faults))
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all names and files, in hexadecimal digits."""
+        found = hashlib.sha256()
+        for name, path in zip(self.names, self.paths, strict=True):
+            found.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        return found.hexdigest()
 
     @property
     def names(self) -> list[str]:

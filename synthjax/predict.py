@@ -72,7 +72,7 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
     if not f.render:
         return nullcontext()
     try:
-        return renderer_flags.start_renderer(spec)
+        renderer_flags.find_synth(spec)
     except cli.UserError as error:
         if f.refine:
             raise cli.UserError(f"--refine searches by rendering: {error}") from error
@@ -80,6 +80,7 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
             raise
         print(f"no renderer: {error}; the patch given is the medoid of the candidates", file=sys.stderr)
         return nullcontext()
+    return renderer_flags.start_renderer(spec)
 
 
 def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from absl import flags
 
 from data_pipeline.cli import UserError
 from data_pipeline.cores import usable_cores
+from data_pipeline.counted import counted
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import synth_for, why_no_renderer
@@ -41,11 +46,16 @@ def probe_renderer(spec: ParamSpec) -> None:
         renderer.wait_until_ready()
 
 
-def start_renderer(spec: ParamSpec) -> PatchRenderer:
-    """A renderer that has opened the synthesizer of the spec's patches, to be used as a context manager.
+@contextmanager
+def start_renderer(spec: ParamSpec) -> Iterator[PatchRenderer]:
+    """A renderer that has opened the synthesizer of the spec's patches; what it has lost is told in the end.
 
     Raises UserError where there is none.
     """
-    renderer = PatchRenderer(find_synth(spec), flags.FLAGS.workers)
-    renderer.wait_until_ready()
-    return renderer
+    with PatchRenderer(find_synth(spec), flags.FLAGS.workers) as renderer:
+        try:
+            renderer.wait_until_ready()
+            yield renderer
+        finally:
+            if lost := renderer.restarts:
+                print(f"{counted(len(lost), 'render worker')} lost, the last one: {lost[-1]}", file=sys.stderr)

@@ -10,6 +10,7 @@ A run of the k-osc task has neither spec nor statistics.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -109,11 +110,7 @@ class Workdir:
             _flatten(_with_later_keys(_read_json(self.config))),
             _flatten(json.loads(json.dumps(config.to_dict()))),
         )
-        fixed = [
-            key
-            for key in sorted(before.keys() | now.keys())
-            if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED_KEYS)
-        ]
+        fixed = sorted(key for key in before.keys() | now.keys() if _is_fixed(key))
         changes = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in fixed if before.get(key) != now.get(key)]
         trained_on = _read_json(self.dataset)
         changes += [
@@ -175,6 +172,17 @@ def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(parent, dict):
             parent.setdefault(name, value)
     return config
+
+
+def fixed_digest(config: ml_collections.ConfigDict) -> str:
+    """The SHA-256 of what a run never changes of its config, in hexadecimal digits: it tells one run from another."""
+    flat = _flatten(json.loads(json.dumps(config.to_dict())))
+    fixed = {key: value for key, value in flat.items() if _is_fixed(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _is_fixed(key: str) -> bool:
+    return any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED_KEYS)
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

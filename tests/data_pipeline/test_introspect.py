@@ -128,6 +128,18 @@ def test_what_takes_names_away_is_left_out_and_told(taking: float) -> None:
     ]
 
 
+def test_a_plugin_that_does_not_come_back_is_refused() -> None:
+    """Else every later parameter would be blamed for the names that are gone."""
+
+    class Staying(Taking):
+        def change(self, values: dict[str, float]) -> None:
+            super().change(values | ({"wave": 0.625} if self.held["wave"] == self.taking else {}))
+
+    plugin = fake(plugin=Staying(list(SHOWN), initial=0.125))
+    with pytest.raises(UserError, match="does not come back to its patch after wave was changed"):
+        draft_spec(plugin, "fake")
+
+
 def test_only_what_is_discrete_is_set() -> None:
     """A knob has too many values, and most parameters are knobs."""
     plugin = fake()

@@ -36,6 +36,13 @@ def test_a_preset_that_would_be_ignored_is_refused(config: ml_collections.Config
         render_settings(config, seed=0, preset="a.vstpreset")
 
 
+def test_a_plugin_that_would_be_ignored_is_refused_and_one_that_is_needed_asked_for(foreign_spec: str) -> None:
+    with pytest.raises(UserError, match=r"--plugin=dx7.vst3 would be ignored"):
+        render_settings(render_subtractive.get_config(), seed=0, plugin="dx7.vst3")
+    with pytest.raises(UserError, match=r"synth vst3 needs its plugin: --plugin=PATH"):
+        render_settings(surge(synth="vst3", spec=foreign_spec), seed=0)
+
+
 def test_a_preset_is_the_base_patch_of_any_other_plugin(foreign_spec: str) -> None:
     settings = render_settings(surge(synth="vst3", spec=foreign_spec), seed=0, plugin="dx7.vst3", preset="a.vstpreset")
     assert settings.synth.preset == "a.vstpreset"

@@ -115,12 +115,12 @@ def test_every_loss_is_told_and_the_log_of_the_first_for_each_reason(
     progress.lost(Loss("error", "KeyError: 'a'", "Traceback:\n  in render\nKeyError: 'a'"))
     progress.lost(Loss("error", "KeyError: 'b'", "Traceback:\n  in render\nKeyError: 'b'"))
     assert lines(capsys) == [
-        "a worker was lost and is restarted (crash: killed by signal 11: bad pointer)",
-        "a worker was lost and is restarted (error: KeyError: 'a')",
+        "a worker was lost (crash: killed by signal 11: bad pointer)",
+        "a worker was lost (error: KeyError: 'a')",
         "  | Traceback:",
         "  |   in render",
         "  | KeyError: 'a'",
-        "a worker was lost and is restarted (error: KeyError: 'b')",
+        "a worker was lost (error: KeyError: 'b')",
     ]
 
 

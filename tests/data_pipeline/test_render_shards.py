@@ -206,7 +206,7 @@ def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
     assert_stopped(result, "die whatever the patch (error: RuntimeError: the plugin refused the state)")
     lines = result.stderr.splitlines()
     assert lines[0].startswith("0/12 rows")
-    assert len([line for line in lines if line.startswith("a worker was lost and is restarted (error: Runtime")]) == 15
+    assert len([line for line in lines if line.startswith("a worker was lost (error: Runtime")]) == 15
     assert [line for line in lines if "Traceback" in line] == ["  | Traceback (most recent call last):"]
     assert any("in _error" in line for line in lines)
 
@@ -215,7 +215,7 @@ def test_patches_that_were_refused_when_the_run_ended_are_noted(folder: Path) ->
     """With no batch written since."""
     result = render(folder, {"error": 1.0}, workers=1)
     assert [(entry["index"], entry["attempt"]) for entry in rejected(folder)] == [(0, attempt) for attempt in range(5)]
-    assert "sample 0: patch 4 is redrawn, it cost three workers" in result.stderr
+    assert "sample 0: patch 4 is refused, it cost three workers" in result.stderr
 
 
 @pytest.mark.slow

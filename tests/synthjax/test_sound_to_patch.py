@@ -274,6 +274,18 @@ def test_foreign_sounds_are_padded_and_halved(tmp_path: Path) -> None:
     assert not audio[:, 2205 + 44100 :].any()
 
 
+def test_the_digest_of_foreign_sounds_tells_of_names_and_content(tmp_path: Path) -> None:
+    from synthjax.foreign_sounds import ForeignSounds
+
+    digests = []
+    for name, level in [("a.wav", 0.5), ("b.wav", 0.5), ("b.wav", 0.25)]:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        soundfile.write(tmp_path / name, np.full(44100, level), 44100, subtype="FLOAT")
+        digests.append(ForeignSounds.find(tmp_path).digest)
+    assert len(set(digests)) == 3
+
+
 def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, workdir: Path, data: Path) -> None:
     """What evaluate samples from the split's spectrograms is what the model says of them."""
     with h5py.File(evaluation / "predictions.h5") as file:

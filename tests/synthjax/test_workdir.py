@@ -15,7 +15,7 @@ from data_pipeline.param_spec import load_spec
 from data_pipeline.stats import MelStats, save_stats
 from synthjax.check_config import check_config
 from synthjax.sampling import Sampling
-from synthjax.workdir import Workdir
+from synthjax.workdir import Workdir, fixed_digest
 
 SHAPE = (2, 128, 401)
 DATASET = {"rows": 100, "spec_hash": load_spec("surge_simple").content_hash, "first_rows_sha256": "ab" * 32}
@@ -265,3 +265,12 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
     workdir.config.write_text(json.dumps(earlier))
     with pytest.raises(UserError, match="lacks a value"):
         check_config(workdir.read_config())
+
+
+def test_the_digest_tells_what_a_run_never_changes(config: ml_collections.ConfigDict) -> None:
+    before = fixed_digest(config)
+    config.train.steps += 1
+    config.data.root = "elsewhere"
+    assert fixed_digest(config) == before
+    config.model.encoder.dim *= 2
+    assert fixed_digest(config) != before
