@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from data_pipeline.cli import UserError
 from data_pipeline.param_kinds import Categorical
 from data_pipeline.progress import progress_bar
-from data_pipeline.synths.hosting import HostedParameter, HostedPlugin, load_preset, settle
+from data_pipeline.synths.hosting import HostedParameter, HostedPlugin, load_preset, make_writes_count, settle
 
 
 def find_renaming(
@@ -41,9 +41,7 @@ def find_renaming(
 def _taken_away(
     plugin: HostedPlugin, hosted: HostedParameter, raw_values: Sequence[float], names: Collection[str]
 ) -> list[str]:
-    # Lest the host should drop the first write, taking it for what the plugin holds: see ``synths.vst3``.
-    hosted.raw_value = 0.0
-    hosted.raw_value = 1.0
+    make_writes_count(hosted)
     for raw_value in raw_values:
         hosted.raw_value = raw_value
         settle(plugin)  # Names may change only once it runs.

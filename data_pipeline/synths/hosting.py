@@ -94,6 +94,16 @@ def play_note(plugin: HostedPlugin, values: Mapping[str, Any]) -> Audio:
     return np.ascontiguousarray(audio, np.float32)
 
 
+def make_writes_count(hosted: HostedParameter) -> None:
+    """Changes the parameter so that the host drops none of the writes that follow.
+
+    It may think that it wrote what the base patch has since replaced. Of two different writes one is no repetition, and
+    from then on the host knows what the plugin holds.
+    """
+    hosted.raw_value = 0.0
+    hosted.raw_value = 1.0
+
+
 def settle(plugin: HostedPlugin) -> None:
     """Runs the plugin on silence until it has been silent for half a second, at most 4 s.
 

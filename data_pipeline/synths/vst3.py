@@ -14,7 +14,14 @@ from data_pipeline.cli import UserError
 from data_pipeline.counted import counted
 from data_pipeline.param_kinds import Categorical, Parameter
 from data_pipeline.param_spec import ParamSpec
-from data_pipeline.synths.hosting import HostedParameter, HostedPlugin, load_preset, play_note, settle
+from data_pipeline.synths.hosting import (
+    HostedParameter,
+    HostedPlugin,
+    load_preset,
+    make_writes_count,
+    play_note,
+    settle,
+)
 from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
 from data_pipeline.synths.surge_xt import load_plugin
 from data_pipeline.vst3_preset import read_preset_file, read_state
@@ -44,10 +51,7 @@ class Vst3Synth:
         settle(plugin)  # Parameters may take other names with the base patch, once it runs.
         self._parameters = _hosted_parameters(plugin, spec)
         for _, hosted in self._parameters:
-            # The host may think that it wrote what the base patch has since replaced. Of two different writes one
-            # is no repetition, and from then on the host knows what the plugin holds.
-            hosted.raw_value = 0.0
-            hosted.raw_value = 1.0
+            make_writes_count(hosted)
 
     def render(self, values: Mapping[str, Any]) -> Audio:
         """Raw values to audio (2, 176400)."""
