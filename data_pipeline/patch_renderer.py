@@ -33,18 +33,23 @@ KeyT = TypeVar("KeyT")
 
 @dataclass(frozen=True, eq=False)
 class RenderedPatch(Generic[KeyT]):
-    """The sound (2, 176400) of the row that was given with ``key``, or None and the ``fault`` that prevented it."""
+    """The sound (2, 176400) of the row that was given with ``key``, or None and the ``fault`` that prevented it.
+
+    ``preset`` is the patch as a ``.vstpreset``, where it was asked for and the synthesizer is a plugin.
+    """
 
     key: KeyT
     audio: Audio | None
     fault: str = ""
+    preset: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class PatchBatch(Batch):
-    """The rows (W,) of a batch's indices."""
+    """The rows (W,) of a batch's indices, and whether presets of them are wanted too."""
 
     rows: tuple[NDArray[np.float64], ...] = field(kw_only=True)
+    presets: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,13 @@ class PatchBatchRenderer:
             if attempt in batch.forbidden:
                 continue
             announce(attempt)
-            rendered.append(self._render(index, row))
+            rendered.append(self._render(index, row, batch.presets))
             if batch.verify_each:
                 self._synth.verify()
         self._synth.verify()
         return tuple(rendered)
 
-    def _render(self, index: int, row: NDArray[np.float64]) -> RenderedPatch[int]:
+    def _render(self, index: int, row: NDArray[np.float64], with_preset: bool) -> RenderedPatch[int]:
         try:
             values = self._spec.decode(row)
         except ValueError as error:
@@ -97,7 +102,7 @@ class PatchBatchRenderer:
             return RenderedPatch(index, None, f"audio of shape {audio.shape}, not {(CHANNELS, SAMPLES)}")
         if not np.abs(audio).max() <= MAX_SAMPLE:  # Nor is NaN, the maximum where any sample is NaN.
             return RenderedPatch(index, None, "non-finite audio")
-        return RenderedPatch(index, audio)
+        return RenderedPatch(index, audio, preset=self._synth.preset() if with_preset else None)
 
 
 class PatchRenderer:
@@ -113,7 +118,7 @@ class PatchRenderer:
         self.synth_name = self.synth_version = ""
         self.restarts: list[str] = []
         self._rejections: list[Rejection] = []
-        self._synth, self.workers = synth, workers
+        self.synth, self.workers = synth, workers
         self._supervision = supervision or Supervision()
         # Keys may recur in a later call, and a patch's failures must not be held against it: indices never recur.
         self._indices = count()
@@ -142,7 +147,7 @@ class PatchRenderer:
             self.close()
             raise
 
-    def render(self, rows: Iterable[tuple[KeyT, ArrayLike]]) -> Iterator[RenderedPatch[KeyT]]:
+    def render(self, rows: Iterable[tuple[KeyT, ArrayLike]], *, presets: bool = False) -> Iterator[RenderedPatch[KeyT]]:
         """Renders pairs of a key and a row (W,), and yields each as it is done, in any order.
 
         Rows are taken as they are needed. Any real row is a patch (``ParamSpec.decode``). One that cannot be rendered
@@ -151,15 +156,16 @@ class PatchRenderer:
 
         One call at a time; one that is not listened to till its end may be followed by another. After an exception,
         Ctrl-C included, another call starts with new workers. Raises UserError where no worker can do the work.
+        ``presets`` asks for ``.vstpreset`` files too.
         """
         if self._pool is None:
             self._pool = self._start()
         keys: dict[int, KeyT] = {}
         try:
-            for outcome in self._pool.run(self._batches(rows, keys), self._note_loss):
+            for outcome in self._pool.run(self._batches(rows, keys, presets), self._note_loss):
                 for patch in self._patches(outcome):
                     if patch.key in keys:  # Else an earlier call's, which was not listened to till its end.
-                        yield RenderedPatch(keys.pop(patch.key), patch.audio, patch.fault)
+                        yield RenderedPatch(keys.pop(patch.key), patch.audio, patch.fault, patch.preset)
         except GeneratorExit:
             raise
         except BaseException:
@@ -168,15 +174,25 @@ class PatchRenderer:
         if keys:
             raise RuntimeError("another call of render has taken this one's patches")
 
+    def preset(self, row: ArrayLike) -> bytes | None:
+        """The ``.vstpreset`` of a row (W,), as the plugin has it when it has played it; None as in ``RenderedPatch``.
+
+        Raises UserError where no worker can do the work.
+        """
+        [patch] = self.render([(None, row)], presets=True)
+        return patch.preset
+
     def _start(self) -> WorkerPool[PatchBatch, RenderedPatches]:
-        return WorkerPool(PatchSettings(self._synth), self.workers, self._supervision)
+        return WorkerPool(PatchSettings(self.synth), self.workers, self._supervision)
 
     def _note_loss(self, loss: Loss) -> None:
         self.restarts.append(f"{loss.reason}: {loss.detail}")
         if loss.rejection:
             self._rejections.append(loss.rejection)
 
-    def _batches(self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT]) -> Iterator[PatchBatch]:
+    def _batches(
+        self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT], presets: bool
+    ) -> Iterator[PatchBatch]:
         """The rows in batches, the last ones shared evenly among the workers; ``keys`` is told who they are."""
         source = iter(rows)
         while share := list(islice(source, self.workers * MAX_BATCH)):
@@ -186,7 +202,8 @@ class PatchRenderer:
                 indices = tuple(islice(self._indices, len(part)))
                 keys.update(zip(indices, (key for key, _ in part), strict=True))
                 # Rows may be arrays of JAX, which workers cannot read; they decode in float64 anyway.
-                yield PatchBatch(indices, rows=tuple(np.asarray(row, np.float64) for _, row in part))
+                arrays = tuple(np.asarray(row, np.float64) for _, row in part)
+                yield PatchBatch(indices, rows=arrays, presets=presets)
 
     def _patches(self, outcome: Outcome[RenderedPatches]) -> Iterator[RenderedPatch[int]]:
         self.synth_name, self.synth_version = outcome.synth_name, outcome.synth_version

@@ -1,10 +1,10 @@
 """Predicts the patches behind sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
 
 A SOUND is a file, or a folder whose sounds are all taken. For each the output folder gets NAME.json (the value of
-every parameter, the pitch and the note's times), for Surge XT NAME.vstpreset to load in any host, and, where the
-synthesizer is at hand, NAME.wav, the patch as it sounds: then the candidates drawn from the posterior are ranked by how
-near they sound to the target. report.html shows and plays it all. A sound that cannot be read is reported and left
-out; the exit code is 1 then.
+every parameter, the pitch and the note's times), NAME.vstpreset to load in any host (Surge XT's in any case, another
+VST3 plugin's where --plugin names it), and, where the synthesizer is at hand, NAME.wav, the patch as it sounds: then
+the candidates drawn from the posterior are ranked by how near they sound to the target. report.html shows and plays it
+all. A sound that cannot be read is reported and left out; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     """Writes the results of every sound that can be read, and returns what is wrong with the others."""
     f = flags.FLAGS
     model = predictor.model
-    files = PredictionFiles(output, model.spec)
+    files = PredictionFiles(output, model.spec, predictor.renderer)
     seed = model.config.seed if f.seed is None else f.seed
     about = {"checkpoint": model.step, "seed": seed, "sampling": model.sampling.about()}
     at_once = model.batch_size(len(sounds), f.candidates)

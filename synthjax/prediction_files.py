@@ -1,7 +1,8 @@
-"""A prediction as files: NAME.json, NAME.vstpreset for Surge XT, and NAME.wav where it was rendered."""
+"""A prediction as files: NAME.json, NAME.vstpreset to load in a host, and NAME.wav where it was rendered."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,34 +13,49 @@ import soundfile
 from data_pipeline.atomic import atomic_path
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
-from data_pipeline.surge_patch import PatchTemplate, patch_values, write_preset
-from data_pipeline.synths.choice import SURGE_XT, display_texts, synth_for
-from data_pipeline.synths.protocol import SAMPLE_RATE
+from data_pipeline.patch_renderer import PatchRenderer
+from data_pipeline.surge_patch import PatchTemplate, patch_values
+from data_pipeline.synths.choice import SURGE_XT, VST3, display_texts, synth_for
+from data_pipeline.synths.protocol import SAMPLE_RATE, Audio, SynthSettings
 from synthjax.predictor import Candidate, Prediction
 
 
 class PredictionFiles:
-    """Writes the results of one spec's predictions to a folder."""
+    """Writes the results of one spec's predictions to a folder.
 
-    def __init__(self, folder: Path, spec: ParamSpec) -> None:
+    Presets of Surge XT need no plugin. Those of any other VST3 instrument are the plugin's own state, which the
+    ``renderer`` is asked for.
+    """
+
+    def __init__(self, folder: Path, spec: ParamSpec, renderer: PatchRenderer | None = None) -> None:
         self._folder = folder
         self._spec = spec
-        self._template = _template(spec)
+        synth = renderer.synth if renderer else _known_synth(spec)
+        self._template = PatchTemplate(synth.spec) if synth and synth.synth == SURGE_XT else None
+        self._plugin = renderer if synth and synth.synth == VST3 else None
 
     def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
-        """Writes one sound's files, whole or not at all. Raises UserError where the folder cannot be written."""
-        content = {**about, **self._content(prediction)}
-        with atomic_path(self._path(name, ".json")) as path:
-            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if self._template is not None:
-            write_preset(self._path(name, ".vstpreset"), self._template, prediction.values)
-        if prediction.best.audio is not None:
-            with atomic_path(self._path(name, ".wav")) as path:
-                audio = prediction.best.audio.T
-                soundfile.write(path, audio, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+        """Writes one sound's files, each whole or not at all, and removes what an earlier prediction had besides.
 
-    def _path(self, name: str, extension: str) -> Path:
-        return self._folder / (name + extension)  # A name may have dots: with_suffix would cut it.
+        Raises UserError where the folder cannot be written.
+        """
+        content = {**about, **self._content(prediction)}
+        self._put(name, ".json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        self._put(name, ".vstpreset", self._preset(prediction))
+        self._put(name, ".wav", _wav(prediction.best.audio))
+
+    def _put(self, name: str, extension: str, content: bytes | None) -> None:
+        path = self._folder / (name + extension)  # A name may have dots: with_suffix would cut it.
+        if content is None:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+
+    def _preset(self, prediction: Prediction) -> bytes | None:
+        if self._template is not None:
+            return self._template.preset(prediction.values)
+        return self._plugin.preset(prediction.best.row) if self._plugin is not None else None
 
     def _content(self, prediction: Prediction) -> dict[str, Any]:
         values = dict(prediction.values)
@@ -62,13 +78,20 @@ class PredictionFiles:
         }
 
 
-def _template(spec: ParamSpec) -> PatchTemplate | None:
-    """For Surge XT's presets; None for another synthesizer's spec."""
+def _known_synth(spec: ParamSpec) -> SynthSettings | None:
+    """The synthesizer of a spec that has one here; None for another plugin's."""
     try:
-        settings = synth_for(spec)
+        return synth_for(spec)
     except UserError:
         return None
-    return PatchTemplate(settings.spec) if settings.synth == SURGE_XT else None
+
+
+def _wav(audio: Audio | None) -> bytes | None:
+    if audio is None:
+        return None
+    file = io.BytesIO()
+    soundfile.write(file, audio.T, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    return file.getvalue()
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

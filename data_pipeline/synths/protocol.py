@@ -47,6 +47,10 @@ class Synth(Protocol):
         """Compares what the synthesizer holds with the patch rendered last. Raises DriftError where they differ."""
         ...
 
+    def preset(self) -> bytes | None:
+        """What the synthesizer holds, as a ``.vstpreset`` that any host loads; None where it is no plugin."""
+        ...
+
 
 @dataclass(frozen=True)
 class SynthSettings:

@@ -90,6 +90,9 @@ class Subtractive:
     def verify(self) -> None:
         """Nothing to compare: no patch outlives its render."""
 
+    def preset(self) -> None:
+        """There is none: no host loads it."""
+
 
 def open_synth(settings: SynthSettings) -> Subtractive:
     """The synthesizer; there is nothing to choose."""

@@ -63,6 +63,10 @@ class SurgeXT:
             listed = [f"{name} is {raw:.7g}, not {expected:.7g}" for name, expected, raw in found[:DIFFERENCES_SHOWN]]
             raise DriftError(f"Surge XT holds another patch in {counted(len(found), 'parameter')}: {'; '.join(listed)}")
 
+    def preset(self) -> bytes:
+        """The plugin's state: the patch that was loaded, and what its editor adds."""
+        return self._plugin.preset_data
+
 
 def plugin_path(settings: SynthSettings) -> str:
     """Where Surge XT is to be found: see ``open_synth``."""

@@ -89,6 +89,10 @@ class Vst3Synth:
             listed = "; ".join(found[:DIFFERENCES_SHOWN])
             raise DriftError(f"{self.name} holds another patch in {counted(len(found), 'parameter')}: {listed}")
 
+    def preset(self) -> bytes:
+        """The plugin's state, base patch and all."""
+        return self._plugin.preset_data
+
 
 def open_synth(settings: SynthSettings) -> Vst3Synth:
     """Loads the instrument at ``settings.plugin``, with the base patch at ``settings.preset``. Raises UserError."""

@@ -51,6 +51,7 @@ class ScriptedSynth:
 
     def render(self, values: Mapping[str, Any]) -> Audio:
         self._renders += 1
+        self._values = values
         for fault in ("crash", "hang", "error", "drift", "nan", "shape", "noisy_death"):
             if values["level"] <= self._script.get(fault, -1.0) and self._strikes(fault):
                 audio = getattr(self, f"_{fault}")()
@@ -65,6 +66,9 @@ class ScriptedSynth:
             while not _go_file(self._path).exists():
                 time.sleep(0.02)
         return sine(values)
+
+    def preset(self) -> bytes:
+        return json.dumps(self._values["level"]).encode()
 
     def verify(self) -> None:
         if self._drifted:

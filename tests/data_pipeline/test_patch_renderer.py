@@ -244,6 +244,22 @@ def test_interrupt_in_the_middle_of_a_message(start: Start, spec: ParamSpec, mon
         assert_sounds_as(patch, given[key], spec)
 
 
+def test_presets_come_where_they_are_asked_for(start: Start, spec: ParamSpec) -> None:
+    given = rows(5)
+    with start(2) as renderer:
+        assert [patch.preset for patch in renderer.render(enumerate(given))] == [None] * 5
+        found = by_key(renderer.render(enumerate(given), presets=True))
+        assert json.loads(renderer.preset(given[3]) or b"") == spec.decode(given[3])["level"]
+    for key, patch in found.items():
+        assert_sounds_as(patch, given[key], spec)
+        assert json.loads(patch.preset or b"") == spec.decode(given[key])["level"]
+
+
+def test_what_cannot_be_rendered_has_no_preset(start: Start) -> None:
+    with start(crash=0.1) as renderer:
+        assert [renderer.preset(row(BAD)), renderer.preset(row(tone=np.nan))] == [None, None]
+
+
 def test_rows_are_taken_as_they_are_needed(start: Start) -> None:
     taken = itertools.count()
     with start(2) as renderer:
@@ -332,6 +348,10 @@ class LevelSynth:
     def verify(self) -> None:
         self.events.append("verify")
 
+    def preset(self) -> bytes:
+        self.events.append("preset")
+        return b"preset"
+
 
 def render_batch(spec: ParamSpec, *levels: float, **batch: Any) -> tuple[list[Any], tuple[RenderedPatch[int], ...]]:
     synth = LevelSynth()
@@ -349,6 +369,13 @@ def test_each_patch_is_announced_and_the_batch_verified(spec: ParamSpec) -> None
     events, rendered = render_batch(spec, 0.1, 0.2)
     assert events == [(10, 0), "render", (11, 0), "render", "verify"]
     assert [patch.key for patch in rendered] == [10, 11]
+
+
+def test_a_preset_is_what_was_verified(spec: ParamSpec) -> None:
+    """One taken later might hold the next patch."""
+    events, rendered = render_batch(spec, 0.1, 0.2, presets=True)
+    assert events == [(10, 0), "render", "preset", (11, 0), "render", "preset", "verify"]
+    assert [patch.preset for patch in rendered] == [b"preset", b"preset"]
 
 
 def test_each_patch_is_verified_in_search_of_a_drift(spec: ParamSpec) -> None:

@@ -37,6 +37,9 @@ class NotingSynth:
         self.events.append(("render", values))
         return np.zeros((2, SAMPLES), np.float32) if values["level"] <= self.silent_level else sine(values)
 
+    def preset(self) -> None:
+        """None has been asked for."""
+
     def verify(self) -> None:
         self.events.append(("verify", None))
         if self.drifts:

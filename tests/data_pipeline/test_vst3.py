@@ -176,6 +176,15 @@ def test_open_synth_takes_plugin_and_preset(tmp_path: Path, monkeypatch: pytest.
         open_synth(SynthSettings("vst3", SPEC, "fake.vst3", str(tmp_path / "none.vstpreset")))
 
 
+def test_a_preset_holds_the_patch_and_what_the_spec_leaves_alone() -> None:
+    _, synth = open_fake()
+    synth.render(PATCHES[1])
+    synth.render(PATCHES[2])
+    other = FakeVst3((*NAMES, UNSET))
+    hosting.load_preset(other, synth.preset())
+    assert mislabelled(lambda values: hosting.play_note(other, values), order=(2, 2)) == 0
+
+
 def test_a_preset_is_loaded_without_pedalboards_search_for_a_parameter_of_that_name() -> None:
     """With thousands of parameters that search takes ten times as long as the loading."""
 
