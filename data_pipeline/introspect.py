@@ -47,11 +47,15 @@ class ShownParameter(Protocol):
 
 @dataclass(frozen=True)
 class Draft:
-    """A spec, and which parameters are left out: those that make no sound, and those that take others' names away."""
+    """A spec, and which parameters are left out: those that make no sound, and those that take others' names away.
+
+    ``one_value`` are in the spec but show the same whatever they are set to, as those of an empty effect slot do.
+    """
 
     spec: ParamSpec
     not_sound: list[str]
-    renaming: dict[str, list[str]]
+    renaming: list[str]
+    one_value: list[str]
 
 
 def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None) -> Draft:
@@ -72,9 +76,11 @@ def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None
     if not parameters:
         raise UserError("the plugin has no parameters to make a spec of")
     try:
-        return Draft(ParamSpec(name, parameters, NOTE_PARAMS), not_sound, renaming)
+        spec = ParamSpec(name, parameters, NOTE_PARAMS)
     except ValueError as error:
         raise UserError(f"no spec can be made of the plugin's parameters: {error}") from error
+    one_value = [parameter.name for parameter in parameters if len(set(shown[parameter.name].ranges.values())) == 1]
+    return Draft(spec, not_sound, renaming, one_value)
 
 
 def spec_json(spec: ParamSpec) -> str:
@@ -90,14 +96,17 @@ def spec_json(spec: ParamSpec) -> str:
 
 
 def summary(draft: Draft) -> str:
-    """What is in the spec, and a line each for what is not."""
+    """What is in the spec, what is not, and what need not be."""
     parameters = draft.spec.synth_params
     categories = sum(isinstance(parameter, Categorical) for parameter in parameters)
     columns = counted(draft.spec.width, "column")
     lines = [f"{counted(len(parameters), 'parameter')} ({categories} categorical), {columns}"]
     if draft.not_sound:
         lines.append(f"left out: {_listed(draft.not_sound)}")
-    lines += [f"left out: {name}, which takes {_listed(gone)} away" for name, gone in draft.renaming.items()]
+    if draft.renaming:
+        lines.append(f"left out, because setting them takes other parameters' names away: {_listed(draft.renaming)}")
+    if draft.one_value:
+        lines.append(f"show one value whatever they are set to, so see if they sound: {_listed(draft.one_value)}")
     return "\n".join(lines)
 
 

@@ -42,7 +42,7 @@ def test_parameters_become_kinds_by_what_they_show() -> None:
     draft = draft_spec(fake(), "fake")
     spec = draft.spec
     drafted = {parameter.name: parameter for parameter in spec.synth_params}
-    assert draft.renaming == {}
+    assert (draft.renaming, draft.one_value) == ([], ["drive"])
     assert draft.not_sound == ["bypass_fake", "midi_cc_1_74", "cc12"]
     assert list(drafted) == ["cutoff", "drive", "octave", "wave", "sync", "level", "colour", "access"]
     assert drafted["cutoff"] == Continuous("cutoff", 0.0, 1.0)
@@ -110,7 +110,7 @@ def test_what_takes_names_away_is_left_out_and_told(taking: float) -> None:
     plugin.taking = taking
     base = FakeVst3(list(SHOWN), initial=0.3)
     draft = draft_spec(plugin, "fake", base.preset_data)
-    assert draft.renaming == {"wave": ["drive", "octave"]}
+    assert draft.renaming == ["wave"]
     assert [p.name for p in draft.spec.synth_params] == [
         "cutoff",
         "drive",
@@ -124,7 +124,8 @@ def test_what_takes_names_away_is_left_out_and_told(taking: float) -> None:
     assert summary(draft).splitlines() == [
         "7 parameters (5 categorical), 18 columns",
         "left out: bypass_fake, midi_cc_1_74, cc12",
-        "left out: wave, which takes drive, octave away",
+        "left out, because setting them takes other parameters' names away: wave",
+        "show one value whatever they are set to, so see if they sound: drive",
     ]
 
 
@@ -157,7 +158,7 @@ def test_only_what_is_discrete_is_set() -> None:
 
 def test_long_lists_are_cut() -> None:
     names = [f"cc{number}" for number in range(7)]
-    assert summary(Draft(draft_spec(fake(), "x").spec, names, {})).endswith(
+    assert summary(Draft(draft_spec(fake(), "x").spec, names, [], [])).endswith(
         "\nleft out: cc0, cc1, cc2, cc3, cc4 and 2 more"
     )
 
