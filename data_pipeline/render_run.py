@@ -16,7 +16,7 @@ from data_pipeline.rejected import RejectedPatches
 from data_pipeline.render_progress import RenderProgress
 from data_pipeline.row_renderer import RenderedBatch, RenderSettings
 from data_pipeline.shards import ShardAttributes
-from data_pipeline.worker_pool import Loss, Outcome
+from data_pipeline.worker_pool import HopelessError, Loss, Outcome, Rejection
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress:
     """
     rejected = RejectedPatches(plan.output, plan.settings.synth.spec, plan.settings.seed)
     by_first = {shard.indices.start: shard for shard in shards}
+    refused: list[Rejection] = []
     batches = _batches(plan, shards, rejected.read())
-    with _finisher(progress) as finish:
+    with _noted(refused, rejected) as note, _finisher(progress) as finish:
         for shard in shards:
             if shard.complete:  # The run before ended between its last batch and this.
                 finish(shard)
-        for outcome in executor.run(batches, lambda loss: _note_loss(loss, rejected, progress)):
+        for outcome in executor.run(batches, lambda loss: _tell_loss(loss, refused, progress)):
+            note()
             first = outcome.batch.rows[0].index // plan.samples_per_shard * plan.samples_per_shard
             shard = by_first[first]
             shard.commit(outcome.batch, outcome.synth_name, outcome.synth_version)
@@ -108,10 +110,30 @@ def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress:
                 finish(shard)
 
 
-def _note_loss(loss: Loss, rejected: RejectedPatches, progress: RenderProgress) -> None:
+@contextmanager
+def _noted(refused: list[Rejection], rejected: RejectedPatches) -> Iterator[Callable[[], None]]:
+    """Yields ``note()``, which moves what was refused to the file, for ever; the end does too.
+
+    Unless it ends because no patch can be rendered: then the last ones, with no batch in between, are innocent.
+    """
+
+    def note() -> None:
+        while refused:
+            rejected.append(refused.pop(0))
+
+    try:
+        yield note
+    except HopelessError:
+        refused.clear()
+        raise
+    finally:
+        note()
+
+
+def _tell_loss(loss: Loss, refused: list[Rejection], progress: RenderProgress) -> None:
     progress.lost(loss)
     if loss.rejection:
-        rejected.append(loss.rejection)
+        refused.append(loss.rejection)
         progress.say(f"sample {loss.rejection.index}: patch {loss.rejection.attempt} is refused, it cost three workers")
 
 

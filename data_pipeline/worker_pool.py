@@ -26,6 +26,10 @@ MAX_FAILURES = 3
 MAX_REFUSED_IN_A_ROW = 5
 
 
+class HopelessError(UserError):
+    """Workers die whatever the patch: those refused last are not to blame."""
+
+
 @dataclass(frozen=True)
 class Supervision:
     """When a worker is given up: seconds without news from a render, and bytes of memory that it may hold."""
@@ -207,7 +211,7 @@ class WorkerPool(Generic[BatchT, RenderedT]):
         elif rejection:
             self._refused_in_a_row += 1
             if self._refused_in_a_row == MAX_REFUSED_IN_A_ROW:
-                raise UserError(f"render workers die whatever the patch ({reason}: {detail})")
+                raise HopelessError(f"render workers die whatever the patch ({reason}: {detail})")
 
     def _again(self, batch: BatchT, reason: str) -> BatchT:
         """The batch without patches refused for good; after a drift, every render is checked, to find the culprit."""

@@ -209,13 +209,19 @@ def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
     assert len([line for line in lines if line.startswith("a worker was lost (error: Runtime")]) == 15
     assert [line for line in lines if "Traceback" in line] == ["  | Traceback (most recent call last):"]
     assert any("in _error" in line for line in lines)
+    assert lines[-1].startswith("error: render workers die whatever the patch")
+    assert "sample 0: patch 4 is refused, it cost three workers" in lines
+    assert not rejected(folder)  # It is no fault of theirs.
 
 
-def test_patches_that_were_refused_when_the_run_ended_are_noted(folder: Path) -> None:
-    """With no batch written since."""
-    result = render(folder, {"error": 1.0}, workers=1)
-    assert [(entry["index"], entry["attempt"]) for entry in rejected(folder)] == [(0, attempt) for attempt in range(5)]
-    assert "sample 0: patch 4 is refused, it cost three workers" in result.stderr
+def test_patches_that_were_refused_when_the_run_was_stopped_are_noted(folder: Path) -> None:
+    """With no batch written since: the first patch is refused, the next one stands still."""
+    command = arguments(folder, {"crash": 0.12, "waits_after": 0}, workers=1)
+    with started(["-m", "data_pipeline.render_shards", *command], folder / "stderr") as process:
+        wait_until(lambda: waiting(folder / "script.json") == 1, process)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=300)
+    assert [(entry["index"], entry["attempt"]) for entry in rejected(folder)] == [(0, 0)]
 
 
 @pytest.mark.slow
