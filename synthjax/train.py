@@ -6,6 +6,7 @@ SIGTERM saves and exits 0, Ctrl-C saves and exits 130.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -66,8 +67,10 @@ def main(argv: list[str]) -> int:
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint where it has one; returns the exit code."""
     run = set_up(config)
-    workdir.prepare(config, run.data.identity, write=distributed.is_main())
     with ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(workdir.held(lambda line: print(line, file=sys.stderr, flush=True)))
+        workdir.prepare(config, run.data.identity, write=distributed.is_main())
         checkpoints = stack.enter_context(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, start = _restore_or_init(run, checkpoints)
         display = stack.enter_context(TrainingDisplay(start, config.train.steps, enabled=distributed.is_main()))

@@ -10,13 +10,17 @@ A run of the k-osc task has neither spec nor statistics.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_collections
 
@@ -25,6 +29,9 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec, spec_text
 from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
+
+# How long a network file system may hold what a machine that died had locked.
+LINGERING_SECONDS = 120.0
 
 # Keys of the config that decide the arrays of the state or the order of the data. A run cannot change them; all
 # else (where the data lie, how long to train, learning rate, logging, mesh, precision) it may.
@@ -121,6 +128,29 @@ class Workdir:
         if changes:
             raise UserError(f"workdir {self.path} holds another run: {'; '.join(changes)}: choose another --workdir")
 
+    @contextmanager
+    def held(self, say: Callable[[str], object], patience: float = LINGERING_SECONDS) -> Iterator[None]:
+        """Keeps other runs out of the folder, which is made: two would mix their checkpoints and logs.
+
+        Waits for ``patience`` seconds where another has it, and says so. Raises UserError if it has it still.
+        """
+        make_folder(self.path)
+        try:
+            file = self.starts_log.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {self.starts_log}: {error.strerror}") from error
+        with file:
+            if not _locked(file):
+                say(f"another run writes to {self.path}: waiting for it to end")
+                end = time.monotonic() + patience
+                while not _locked(file):
+                    if time.monotonic() >= end:
+                        raise UserError(
+                            f"another run writes to workdir {self.path}: stop that one, or choose another --workdir"
+                        )
+                    time.sleep(0.5)
+            yield
+
     def note_start(self, step: int, processes: int) -> None:
         """Appends a line to starts.jsonl."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -147,6 +177,17 @@ class Workdir:
     def read_stats(self) -> MelStats:
         """The statistics that the run's spectrograms are standardised with."""
         return load_stats(self.stats)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file is this process's now; the system frees it when the process ends, however it does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # Clusters have file systems without locks; nobody keeps anybody out there.
+    return True
 
 
 def _write(path: Path, text: str) -> None:

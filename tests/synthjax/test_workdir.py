@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_collections
@@ -16,6 +20,7 @@ from data_pipeline.stats import MelStats, save_stats
 from synthjax.check_config import check_config
 from synthjax.sampling import Sampling
 from synthjax.workdir import Workdir, fixed_digest
+from tests.helpers import REPOSITORY
 
 SHAPE = (2, 128, 401)
 DATASET = {"rows": 100, "spec_hash": load_spec("surge_simple").content_hash, "first_rows_sha256": "ab" * 32}
@@ -274,3 +279,54 @@ def test_the_digest_tells_what_a_run_never_changes(config: ml_collections.Config
     assert fixed_digest(config) == before
     config.model.encoder.dim *= 2
     assert fixed_digest(config) != before
+
+
+class TestHeld:
+    """One run at a time writes to a folder."""
+
+    @staticmethod
+    def other_run(workdir: Workdir) -> subprocess.Popen:
+        """A process that has the folder until it is given a line."""
+        code = (
+            "import sys; from synthjax.workdir import Workdir\nwith Workdir(sys.argv[1]).held(print): print(), input()"
+        )
+        command = [sys.executable, "-uc", code, str(workdir.path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        return process
+
+    def test_another_run_is_refused_while_one_lives(self, workdir: Workdir) -> None:
+        with self.other_run(workdir) as process:
+            said: list[str] = []
+            with pytest.raises(UserError, match="another run writes to workdir"), workdir.held(said.append, patience=0):
+                pass
+            assert said == [f"another run writes to {workdir.path}: waiting for it to end"]
+            process.kill()
+        with workdir.held(pytest.fail):
+            assert workdir.starts() == 0
+
+    def test_one_that_ends_is_waited_for(self, workdir: Workdir) -> None:
+        process = self.other_run(workdir)
+        with workdir.held(lambda line: process.communicate(b"\n", timeout=100)):
+            assert process.returncode == 0
+
+    def test_a_start_is_noted_by_who_has_it(self, workdir: Workdir) -> None:
+        with workdir.held(pytest.fail):
+            workdir.note_start(0, 1)
+        assert workdir.starts() == 1
+
+    def test_a_file_system_without_locks_keeps_nobody_out(
+        self, workdir: Workdir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_locks(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with workdir.held(pytest.fail):
+            pass
+
+    def test_a_folder_that_cannot_be_written_is_told(self, workdir: Workdir) -> None:
+        workdir.starts_log.mkdir(parents=True)
+        with pytest.raises(UserError, match=r"cannot write .*starts.jsonl: Is a directory"), workdir.held(pytest.fail):
+            pass
