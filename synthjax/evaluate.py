@@ -4,9 +4,10 @@ Samples a patch for every row of a split and writes metrics.json, per_parameter.
 (default: WORKDIR/evaluation/SPLIT-STEP, followed by the settings of the sampler that flags change). With --render the
 patches are also heard: rendered, measured against their targets, and put beside the true patches rendered again
 (oracle) and the synthesizer's own chance (noise floor); per_sample.csv tells each one's figures and report.html plays
-them. What was interrupted goes on where it stopped; a folder that holds another evaluation is refused.
---dataset=FOLDER measures on sound files instead, by sound alone. Of a run of the k-osc task it draws --rows of the
-split, and writes metrics.json and per_sample.csv anew, with the figures of a random answer beside the model's.
+them. What was interrupted goes on where it stopped (measurements.partial keeps what is measured); a folder that holds
+another evaluation is refused. --dataset=FOLDER measures on sound files instead, by sound alone. Of a run of the k-osc
+task it draws --rows of the split, and writes metrics.json and per_sample.csv anew, with the figures of a random answer
+beside the model's.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from synthjax.training_data import first_rows_digest
 from synthjax.workdir import fixed_digest
 
 PREDICTIONS = "predictions.h5"
+METRICS = "metrics.json"
 
 
 def main(argv: list[str]) -> int:
@@ -177,7 +179,7 @@ def write_parameter_report(
     output: Path, about: Mapping[str, Any], predicted: np.ndarray, true: np.ndarray, spec: ParamSpec
 ) -> dict[str, np.ndarray]:
     """metrics.json and per_parameter.csv in ``output``, and the table on the terminal; returns every row's metrics."""
-    metrics: dict[str, Any] = {**about, "count": len(true)}
+    metrics: dict[str, Any] = {**about, "count": len(true), **_heard_before(output / METRICS, about)}
     rows = row_metrics(predicted, true, spec)
     print(f"{'metric':<36}{'mean':>10}   95 % interval     n = {len(true)}")
     for name, values in rows.items():
@@ -187,11 +189,21 @@ def write_parameter_report(
     swapped = swap_to_best(predicted, true, spec)
     errors, swapped_errors = (per_parameter_mse(some, true, spec) for some in (predicted, swapped))
     metrics |= {"per_parameter_mse": errors, "per_parameter_mse_best_swap": swapped_errors}
-    with atomic_path(output / "metrics.json") as path:
+    with atomic_path(output / METRICS) as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     _write_csv(output / "per_parameter.csv", predicted, true, spec, errors, swapped_errors)
     print(f"wrote metrics.json, per_parameter.csv and predictions.h5 to {output}")
     return rows
+
+
+def _heard_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier --render of the same evaluation has measured: it holds as long as its other files do."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = all(before[key] == value for key, value in about.items())
+        return {"audio": before["audio"]} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _write_csv(

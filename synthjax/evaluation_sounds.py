@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,11 @@ def evaluate_sounds(
         with progress_bar("rendering and measuring", missing) as advance:
             measuring.run(renderer, advance)
         results = measuring.results()
+    except KeyboardInterrupt:
+        done = len(evaluated.names) - len(measuring.missing)
+        told = f"{done} of {len(evaluated.names)} sounds are measured; the same command goes on from there"
+        print(told, file=sys.stderr)
+        raise
     finally:
         measuring.close()
     _write_metrics(output / "metrics.json", about, results)

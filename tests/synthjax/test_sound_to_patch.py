@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -19,6 +20,8 @@ from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.synths.choice import synth_for
 from synthjax.audio_evaluation import AudioEvaluation
+from synthjax.evaluate import write_parameter_report
+from synthjax.evaluation_sounds import Evaluated, evaluate_sounds
 from synthjax.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
@@ -209,6 +212,41 @@ def test_a_second_run_measures_nothing_again(evaluation: Path, workdir: Path) ->
     assert f"{SOUNDS} of {SOUNDS} sounds were measured before" in said
     assert "sampling" not in said
     assert per_sample(evaluation) == before
+
+
+def test_what_was_heard_stays_when_the_same_is_evaluated_without(evaluation: Path, workdir: Path) -> None:
+    before = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert (
+        "sampling"
+        in run_cli("synthjax.evaluate", f"--workdir={workdir}", f"--output={evaluation}", cwd=REPOSITORY).stderr
+    )
+    assert json.loads((evaluation / "metrics.json").read_text(encoding="utf-8")) == before
+
+
+@pytest.mark.parametrize(
+    "before", ['{"checkpoint": 4, "audio": 1}', '{"checkpoint": 5, "audio"', "[]", '{"checkpoint": 5}']
+)
+def test_what_another_evaluation_heard_does_not_stay(tmp_path: Path, before: str) -> None:
+    rows = np.random.default_rng(0).random((4, SPEC.width))
+    (tmp_path / "metrics.json").write_text(before)
+    write_parameter_report(tmp_path, {"checkpoint": 5}, rows, rows, SPEC)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["checkpoint"], metrics["count"], "audio" in metrics) == (5, 4, False)
+
+
+def test_an_interrupted_evaluation_says_what_is_safe(
+    tmp_path: Path, targets: list[np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        workers = 1
+
+        def render(self, rows: object) -> object:
+            raise KeyboardInterrupt
+
+    sounds = Evaluated(SPEC, ["a", "b"], np.zeros((2, SPEC.width)), lambda index: targets[index], None)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_sounds(sounds, cast(PatchRenderer, Interrupted()), tmp_path, {"checkpoint": 1}, {}, 1)
+    assert "0 of 2 sounds are measured; the same command goes on from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("render", [["--render"], []])
