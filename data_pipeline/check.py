@@ -108,7 +108,7 @@ def _open_folder(folder: Path, faults: Faults, allow_external: bool) -> list[Sha
     for one, other in combinations(splits, 2):
         for shared in sorted(set(one.source_files()) & set(other.source_files())):
             faults.add(f"{shared}: is in {one.path.name} and in {other.path.name}: each shard serves one split")
-    if (folder / STATS_FILE).exists():
+    if paths or (folder / STATS_FILE).exists():
         try:
             load_stats(folder / STATS_FILE)
         except UserError as error:
@@ -116,7 +116,11 @@ def _open_folder(folder: Path, faults: Faults, allow_external: bool) -> list[Sha
     mapped = {source.resolve() for reader in splits for source in reader.source_files()}
     shards = list(find_shards(folder).values()) if not paths or any(folder.glob("shard-*.h5")) else []
     rest = [path for path in shards if path.resolve() not in mapped]
-    return splits + [reader for path in rest for reader in _open(path, faults, allow_external)]
+    readers = splits + [reader for path in rest for reader in _open(path, faults, allow_external)]
+    if len({reader.width for reader in readers}) > 1:
+        widths = ", ".join(f"{reader.path.name} {reader.width}" for reader in readers)
+        faults.add(f"{folder}: rows of several specs, by their parameter columns: {widths}")
+    return readers
 
 
 def _check_rows(reader: ShardReader, spec: ParamSpec | None, faults: Faults, advance: Callable[[int], None]) -> None:

@@ -1,4 +1,6 @@
-"""Checks the config of a run before anything is paid for, and prints where its data are (nothing for the k-osc task).
+"""Checks the config of a run before anything is paid for, and prints a line each where its data are and their spec.
+
+The k-osc task has none, and nothing is printed.
 
     python scripts/data_of_run.py --config=configs/flow_100k.py --config.data.root=DATA
 
@@ -26,7 +28,7 @@ def main() -> None:
     except Exception as error:  # A config file may raise anything while it is read.
         cli.fail(error)
     if config.data.source == "shards":
-        print(config.data.root)
+        print(config.data.root, config.data.spec, sep="\n")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ if [ "$target" = ovh ]; then ovhai me >/dev/null 2>&1 || fail 'ovhai knows no ac
 
 # The config and the data set.
 
-data=$("$python" scripts/data_of_run.py "$@") || exit $?
+found=$("$python" scripts/data_of_run.py "$@") || exit $?
+data=$(printf '%s\n' "$found" | sed -n 1p)
+spec=$(printf '%s\n' "$found" | sed -n 2p)
 if [ -n "$data" ]; then
     clouds "--config.data.root or DATA" "$data"
     checked
@@ -145,7 +147,7 @@ yes*://*)
     done
     checked
     ;;
-yes?*) "$python" -m data_pipeline.check "$data" >&2 || fail "the data set $data is not fit to train on" ;;
+yes?*) "$python" -m data_pipeline.check "$data" --spec="$spec" >&2 || fail "the data set $data is not fit to train on" ;;
 esac
 
 # The run.

@@ -41,13 +41,23 @@ def shard(tmp_path: Path) -> Path:
     return write(folder / "shard-0.h5", xt_rows(), spec_name="surge_xt", spec_hash=XT.content_hash)
 
 
+def give_stats(folder: Path) -> Path:
+    save_stats(folder / "stats.npz", MelStats(*np.ones((2, 2, 128, 401), np.float32)))
+    return folder
+
+
+@pytest.fixture
+def data_set(data_set: Path) -> Path:
+    """With statistics, as training needs them."""
+    return give_stats(data_set)
+
+
 def edit(path: Path, change: Callable[[h5py.File], None]) -> None:
     with h5py.File(path, "r+") as file:
         change(file)
 
 
 def test_a_clean_data_set_passes_in_one_line(data_set: Path) -> None:
-    save_stats(data_set / "stats.npz", MelStats(*np.ones((2, 2, 128, 401), np.float32)))
     result = run_cli("data_pipeline.check", data_set, data_set.parent / "shards")
     assert result.returncode == 0, result.stdout
     assert result.stdout == f"{4 * ROWS + 4 * ROWS} rows: no faults\n"
@@ -149,6 +159,7 @@ def test_sources_are_found_by_the_prefix(shards: Path, tmp_path: Path) -> None:
     split = tmp_path / "far" / "away" / "train.h5"
     split.parent.mkdir(parents=True)
     shutil.move(shards / "train.h5", split)
+    give_stats(split.parent)
     assert run_cli("data_pipeline.check", split.parent).returncode == 1
     result = run_cli("data_pipeline.check", split.parent, HDF5_VDS_PREFIX=str(shards))
     assert (result.returncode, result.stdout) == (0, f"{2 * ROWS} rows: no faults\n")
@@ -157,6 +168,7 @@ def test_sources_are_found_by_the_prefix(shards: Path, tmp_path: Path) -> None:
 def test_a_source_outside_needs_the_flag(shard: Path, tmp_path: Path) -> None:
     target = tmp_path / "far" / "away" / "splits"
     write_splits(shard.parent, target, {"train": [0]})
+    give_stats(target)
     result = run_cli("data_pipeline.check", target)
     assert result.returncode == 1
     assert "refused without --allow_external" in result.stdout
@@ -215,8 +227,25 @@ def test_statistics_of_another_shape_are_a_fault(data_set: Path) -> None:
     assert "stats.npz" in lines[0]
 
 
+def test_splits_without_statistics_are_a_fault(data_set: Path) -> None:
+    """Training cannot begin: what makes them is told."""
+    (data_set / "stats.npz").unlink()
+    assert faults_of(data_set) == [
+        f"{data_set / 'stats.npz'} does not exist: python -m data_pipeline.stats {data_set} makes it"
+    ]
+
+
+def test_shards_of_several_specs_are_a_fault(shard: Path) -> None:
+    """No split can be made of them."""
+    write(shard.with_name("shard-1.h5"), make_rows(0, ROWS, 92))
+    assert faults_of(shard.parent)[0] == (
+        f"{shard.parent}: rows of several specs, by their parameter columns: shard-0.h5 300, shard-1.h5 92"
+    )
+
+
 def test_shards_that_no_split_maps_are_checked_too(shards: Path) -> None:
     write_splits(shards, shards, {"train": [0, 1]})
+    give_stats(shards)
     edit(shards / "shard-10.h5", lambda file: file["mel_spec"].__setitem__((0, 0, 0, 0), np.nan))
     rows, lines = check_paths([shards], None)
     assert rows == 4 * ROWS

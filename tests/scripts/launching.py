@@ -56,11 +56,12 @@ class Sandbox:
 
     def python(self, data: str = "", files: str = "train.h5 stats.npz", check: int = 0) -> Path:
         """An interpreter for which the run's data lie at ``data``, hold ``files`` and pass the check, or do not."""
+        lines = f"'{data}' surge_simple" if data else "''"
         listing = " ".join(f"'           12 {name}'" for name in files.split())
         return self.program(
             "python",
             f"""case "$*" in
-            scripts/data_of_run.py*) echo '{data}' ;;
+            scripts/data_of_run.py*) printf '%s\\n' {lines} ;;
             "-m data_pipeline.storage ls"*) printf '%s\\n' {listing} ;;
             "-m data_pipeline.check"*) exit {check} ;;
             -c*) exec {sys.executable} "$@" ;;

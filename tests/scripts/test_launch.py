@@ -116,7 +116,7 @@ class TestChecks:
         for program in ("sbatch", "squeue", "scancel"):
             sandbox.program(program)
         assert_usage_error(launch(sandbox, CONFIG, "--slurm"), "data/faulty", "not fit")
-        assert ["-m", "data_pipeline.check", "data/faulty"] in sandbox.calls("python")
+        assert ["-m", "data_pipeline.check", "data/faulty", "--spec=surge_simple"] in sandbox.calls("python")
         assert sandbox.calls("sbatch") == []
 
     def test_data_set_in_a_bucket_must_be_whole(self, sandbox: Sandbox) -> None:
