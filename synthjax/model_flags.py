@@ -15,7 +15,7 @@ def define() -> None:
     """Defines --workdir, --checkpoint, --data_root, --use_ema, and what the sampler is told."""
     flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of a training run.")
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
-    flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run was trained from.")
+    flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run had it.")
     flags.DEFINE_bool("use_ema", True, "Use the averaged weights.")
     flags.DEFINE_string("solver", None, "euler, heun, rk4 or dopri5; default: the run's sampling.solver.")
     flags.DEFINE_integer(
