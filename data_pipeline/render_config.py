@@ -14,6 +14,8 @@ from data_pipeline.synths.choice import SUBTRACTIVE, SURGE_XT, VST3
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.worker_pool import Supervision
 
+KEYS = ("spec", "synth", "batch_rows", "min_loudness", "max_peak", "verify_every", "render_seconds", "max_worker_gib")
+
 
 def render_settings(
     config: ml_collections.ConfigDict,
@@ -26,8 +28,11 @@ def render_settings(
 ) -> RenderSettings:
     """What decides the data set's content.
 
-    Raises UserError for values that make no sense, an unknown spec, and what the synthesizer has no use for.
+    Raises UserError for another kind of config, values that make no sense, an unknown spec, and what the synthesizer
+    has no use for.
     """
+    if missing := [name for name in KEYS if name not in config]:
+        raise UserError(f"this is no config of a rendering, it lacks {', '.join(missing)}: use configs/render_*.py")
     for name in ("batch_rows", "verify_every"):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]} must be at least 1")

@@ -14,6 +14,7 @@ from synthjax.profiling import parse_window
 from synthjax.regression_losses import LOSSES
 from synthjax.solvers import FIXED_STEPS, SOLVERS
 
+SECTIONS = ("data", "model", "optim", "train", "validation", "sampling", "checkpoint")
 POSITIVE = (
     "data.batch_size",
     "train.steps",
@@ -46,6 +47,8 @@ CHOICES_OF_FLOW = {"model.field.kind": ("transformer", "mlp"), "model.field.proj
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError naming the first value that cannot be, or that is missing."""
+    if not set(SECTIONS) & set(config):
+        raise UserError(f"this is no config of a training, it has no {', '.join(SECTIONS)}: see configs/important.py")
     try:
         _check(config)
     except (AttributeError, KeyError, TypeError) as error:  # A config.json that somebody wrote by hand.

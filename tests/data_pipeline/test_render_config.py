@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from configs import render_subtractive, render_surge_simple
+from configs import quickstart, render_subtractive, render_surge_simple
 from data_pipeline.cli import UserError
 from data_pipeline.introspect import NOTE_PARAMS, spec_json
 from data_pipeline.param_kinds import Continuous
@@ -27,6 +27,17 @@ def foreign_spec(tmp_path: Path) -> str:
     path = tmp_path / "dx7.json"
     path.write_text(spec_json(ParamSpec("dx7", (Continuous("algorithm", 0.0, 1.0),), NOTE_PARAMS)))
     return str(path)
+
+
+def test_another_kind_of_config_is_told() -> None:
+    with pytest.raises(
+        UserError, match=r"no config of a rendering, it lacks spec, .*batch_rows.*: use configs/render_"
+    ):
+        render_settings(quickstart.get_config(), seed=0)
+    half = surge()
+    del half.max_worker_gib
+    with pytest.raises(UserError, match="it lacks max_worker_gib: "):
+        render_settings(half, seed=0)
 
 
 @pytest.mark.parametrize("config", [surge(), surge(spec="surge_xt"), render_subtractive.get_config()])

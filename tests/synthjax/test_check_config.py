@@ -7,6 +7,7 @@ import math
 import ml_collections
 import pytest
 
+from configs import render_subtractive
 from data_pipeline.cli import UserError
 from synthjax.check_config import check_config
 
@@ -80,7 +81,13 @@ def test_heads_of_the_transformer_do_not_concern_the_cnn(tiny_config: ml_collect
     check_config(tiny_config)
 
 
-@pytest.mark.parametrize("broken", [{}, {"model": 3}, {"train": {}}])
+@pytest.mark.parametrize("broken", [{"model": 3}, {"train": {}}])
 def test_a_config_with_values_missing_is_one_error(broken: dict[str, object]) -> None:
     with pytest.raises(UserError, match="the config lacks a value"):
         check_config(ml_collections.ConfigDict(broken))
+
+
+@pytest.mark.parametrize("other", [render_subtractive.get_config(), ml_collections.ConfigDict()])
+def test_another_kind_of_config_is_told(other: ml_collections.ConfigDict) -> None:
+    with pytest.raises(UserError, match=r"no config of a training, it has no data, model, .*: see configs/important"):
+        check_config(other)
