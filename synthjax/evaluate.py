@@ -28,6 +28,7 @@ from data_pipeline.hdf5_files import HDF5_ERRORS
 from data_pipeline.param_spec import Categorical, NoteDuration, ParamSpec
 from data_pipeline.progress import progress_bar
 from data_pipeline.shards import AUDIO, PARAM_ARRAY, ShardReader
+from data_pipeline.splits import SPLITS
 from data_pipeline.storage_urls import is_url
 from synthjax import compilation_cache, distributed, model_flags, renderer_flags
 from synthjax.data import EvalBatches, open_split, prefetch
@@ -267,7 +268,7 @@ def read_predictions(output: Path, about: Mapping[str, Any], spec: ParamSpec) ->
 
 if __name__ == "__main__":
     model_flags.define()
-    flags.DEFINE_string("split", "test", "Split to measure on: test, val or train.")
+    flags.DEFINE_enum("split", "test", SPLITS, "Split to measure on.")
     flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
     flags.DEFINE_integer("rows", 2048, "How many rows of the k-osc task to draw.", lower_bound=1)
     flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS].")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from synthjax import cloud_runs
+from synthjax.ignored_flags import refuse_ignored
 from synthjax.inference import TrainedModel
 
 # What rows depend on besides the run and the checkpoint.
@@ -49,10 +50,10 @@ def changed_settings() -> str:
 
 
 def load_model() -> TrainedModel:
-    """The model that the flags name. Raises UserError."""
+    """The model that the flags name. Raises UserError, also for flags that it would ignore."""
     f = flags.FLAGS
     with cloud_runs.reading(f.workdir) as workdir:
-        return TrainedModel.load(
+        model = TrainedModel.load(
             workdir,
             checkpoint=f.checkpoint,
             use_ema=f.use_ema,
@@ -62,3 +63,5 @@ def load_model() -> TrainedModel:
             guidance_interval=f.guidance_interval and (float(f.guidance_interval[0]), float(f.guidance_interval[1])),
             tolerance=f.tolerance,
         )
+    refuse_ignored(model.config)
+    return model

@@ -13,7 +13,7 @@ from data_pipeline.cores import usable_cores
 from data_pipeline.counted import counted
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
-from data_pipeline.synths.choice import synth_for, why_no_renderer
+from data_pipeline.synths.choice import SUBTRACTIVE, synth_for, why_no_renderer
 from data_pipeline.synths.protocol import SynthSettings
 
 
@@ -29,9 +29,14 @@ def define() -> None:
 
 
 def find_synth(spec: ParamSpec) -> SynthSettings:
-    """The synthesizer of the spec's patches, not opened yet. Raises UserError where it is not at hand."""
+    """The synthesizer of the spec's patches, not opened yet.
+
+    Raises UserError where it is not at hand, and for a plugin that it would ignore.
+    """
     f = flags.FLAGS
     settings = synth_for(spec, f.plugin, f.preset)
+    if f.plugin and settings.synth == SUBTRACTIVE:
+        raise UserError(f"--plugin={f.plugin} would be ignored: spec {spec.name} is that of the built-in synthesizer")
     if reason := why_no_renderer(settings):
         raise UserError(reason)
     return settings

@@ -55,9 +55,14 @@ def test_what_is_made_for_synthesizers_refuses_it(workdir: Path, tmp_path: Path)
     assert_usage_error(result, "k-osc task", "only evaluate takes it")
 
 
-def test_a_split_that_does_not_exist_is_told(workdir: Path, tmp_path: Path) -> None:
-    result = run_cli("synthjax.evaluate", f"--workdir={workdir}", "--split=dev", f"--output={tmp_path}")
-    assert_usage_error(result, "no split 'dev'", "train or val or test")
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [("--render", "has no data set and no synthesizer"), ("--steps=9", "of kind regression answers without a sampler")],
+)
+def test_what_has_no_effect_is_refused(workdir: Path, tmp_path: Path, flag: str, reason: str) -> None:
+    result = run_cli("synthjax.evaluate", f"--workdir={workdir}", flag, f"--output={tmp_path / 'out'}")
+    assert_usage_error(result, f"{flag} would be ignored: ", reason)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_variant_of_the_task_is_another_run(workdir: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from absl import flags
 
+from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from synthjax import renderer_flags
 
@@ -35,3 +36,14 @@ def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsy
         renderer.restarts.append("timeout: no answer in 60 s")
         assert capsys.readouterr().err == ""
     assert capsys.readouterr().err == "2 render workers lost, the last one: timeout: no answer in 60 s\n"
+
+
+def test_a_plugin_that_would_be_ignored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="dx7.vst3", preset=""))
+    with pytest.raises(
+        UserError, match=r"--plugin=dx7.vst3 would be ignored: spec subtractive is that of the built-in"
+    ):
+        renderer_flags.find_synth(load_spec("subtractive"))
+    monkeypatch.setattr(flags.FLAGS, "preset", "bass.vstpreset")  # Names the plugin's own patch: no built-in one's.
+    with pytest.raises(UserError, match=r"there is no plugin at 'dx7.vst3'"):
+        renderer_flags.find_synth(load_spec("subtractive"))
