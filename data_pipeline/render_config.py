@@ -10,8 +10,7 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import load_spec
 from data_pipeline.row_renderer import RenderSettings
 from data_pipeline.surge_patch import PatchTemplate
-from data_pipeline.synths.choice import SUBTRACTIVE, SURGE_XT, VST3
-from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.synths.protocol import SUBTRACTIVE, SURGE_XT, VST3, SynthSettings, module_of
 from data_pipeline.worker_pool import Supervision
 
 KEYS = ("spec", "synth", "batch_rows", "min_loudness", "max_peak", "verify_every", "render_seconds", "max_worker_gib")
@@ -28,8 +27,8 @@ def render_settings(
 ) -> RenderSettings:
     """What decides the data set's content.
 
-    Raises UserError for another kind of config, values that make no sense, an unknown spec, and what the synthesizer
-    has no use for.
+    Raises UserError for another kind of config, values that make no sense, an unknown spec or synthesizer, and what
+    the synthesizer has no use for.
     """
     if missing := [name for name in KEYS if name not in config]:
         raise UserError(f"this is no config of a rendering, it lacks {', '.join(missing)}: use configs/render_*.py")
@@ -47,6 +46,7 @@ def render_settings(
 
 
 def _require_fitting(settings: SynthSettings) -> None:
+    module_of(settings.synth)  # Told before a worker is started that cannot open it.
     if settings.preset and settings.synth in (SUBTRACTIVE, SURGE_XT):
         raise UserError(
             f"--preset={settings.preset} would be ignored: synth {settings.synth} has its own base patches; leave the "

@@ -15,8 +15,8 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
 from data_pipeline.surge_patch import PatchTemplate, patch_values
-from data_pipeline.synths.choice import SURGE_XT, VST3, display_texts, synth_for
-from data_pipeline.synths.protocol import SAMPLE_RATE, Audio, SynthSettings
+from data_pipeline.synths.choice import display_texts, synth_for
+from data_pipeline.synths.protocol import SAMPLE_RATE, SURGE_XT, VST3, Audio, SynthSettings
 from synthjax.predictor import Candidate, Prediction
 
 

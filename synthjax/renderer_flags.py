@@ -13,8 +13,8 @@ from data_pipeline.cores import usable_cores
 from data_pipeline.counted import counted
 from data_pipeline.param_spec import ParamSpec
 from data_pipeline.patch_renderer import PatchRenderer
-from data_pipeline.synths.choice import SUBTRACTIVE, synth_for, why_no_renderer
-from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.synths.choice import synth_for, why_no_renderer
+from data_pipeline.synths.protocol import SUBTRACTIVE, SynthSettings
 
 
 def define() -> None:

@@ -17,10 +17,9 @@ from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.surge_display import surge_texts
 from data_pipeline.surge_patch import PatchTemplate
-from data_pipeline.synths.protocol import SynthSettings
+from data_pipeline.synths.protocol import SUBTRACTIVE, SURGE_XT, VST3, SynthSettings
 from data_pipeline.synths.surge_xt import plugin_path
 
-SUBTRACTIVE, SURGE_XT, VST3 = "subtractive", "surge_xt", "vst3"
 SURGE_SPECS = ("surge_simple", "surge_xt")
 
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from data_pipeline.cli import UserError
 from data_pipeline.param_spec import ParamSpec
 
+# The modules of data_pipeline.synths that hold a synthesizer.
+SUBTRACTIVE, SURGE_XT, VST3 = SYNTHS = ("subtractive", "surge_xt", "vst3")
+
 SAMPLE_RATE = 44100
 CHANNELS = 2
 SECONDS = 4.0
@@ -68,9 +71,20 @@ class SynthSettings:
     allow_other_version: bool = False
 
 
+def module_of(synth: str) -> str:
+    """The dotted path of a synthesizer's module. Raises UserError for a name that none here has."""
+    if "." in synth:
+        return synth
+    if synth not in SYNTHS:
+        raise UserError(
+            f"no synthesizer is called {synth!r}: there are {', '.join(SYNTHS)}, or the dotted path of a module"
+        )
+    return f"data_pipeline.synths.{synth}"
+
+
 def open_synth(settings: SynthSettings) -> Synth:
     """Opens a synthesizer in this process. Raises UserError for an unknown one, and what the opening raises."""
-    path = settings.synth if "." in settings.synth else f"data_pipeline.synths.{settings.synth}"
+    path = module_of(settings.synth)
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from data_pipeline.param_spec import ParamSpec, load_spec
 from data_pipeline.surge_patch import PatchTemplate
 from data_pipeline.synths import surge_xt
 from data_pipeline.synths.choice import synth_for, why_no_renderer
-from data_pipeline.synths.protocol import SynthSettings, open_synth
+from data_pipeline.synths.protocol import SYNTHS, SynthSettings, open_synth
 from data_pipeline.synths.surge_xt import INSTALLED_PLUGIN, plugin_path
 
 SPECS = {name: load_spec(name) for name in ("subtractive", "surge_simple", "surge_xt")}
@@ -90,6 +90,11 @@ def test_built_in_synthesizer_is_always_at_hand() -> None:
     settings = synth_for(SPECS["subtractive"])
     assert why_no_renderer(settings) is None
     assert open_synth(settings).name == "subtractive"
+
+
+def test_every_module_that_opens_a_synthesizer_has_its_name_told() -> None:
+    modules = Path(surge_xt.__file__).parent.glob("*.py")
+    assert {path.stem for path in modules if "\ndef open_synth(" in path.read_text()} - {"protocol"} == set(SYNTHS)
 
 
 def test_synthesizer_of_another_module_is_taken_at_its_word() -> None:

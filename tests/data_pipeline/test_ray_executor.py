@@ -88,11 +88,11 @@ def test_ray_renders_the_same_bytes_in_spite_of_a_crash(ray_address: str, tmp_pa
 
 @pytest.mark.slow
 def test_synthesizer_that_cannot_be_opened_is_one_line(ray_address: str, tmp_path: Path) -> None:
-    result = render(tmp_path, "ray", {}, "--executor=ray", "--config.synth=moog", RAY_ADDRESS=ray_address)
+    result = render(tmp_path, "ray", {}, "--executor=ray", "--config.synth=moog.synth", RAY_ADDRESS=ray_address)
     assert result.returncode == 2, result.stderr
     # Ray may have warnings of its own.
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "no synthesizer is called 'moog'" in line
+    assert "there is no module moog.synth" in line
 
 
 def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

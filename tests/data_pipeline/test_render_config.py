@@ -54,6 +54,12 @@ def test_a_plugin_that_would_be_ignored_is_refused_and_one_that_is_needed_asked_
         render_settings(surge(synth="vst3", spec=foreign_spec), seed=0)
 
 
+def test_synthesizers_that_there_are_are_told() -> None:
+    told = r"no synthesizer is called 'surge': there are subtractive, surge_xt, vst3, or the dotted path of a module$"
+    with pytest.raises(UserError, match=told):
+        render_settings(surge(synth="surge"), seed=0)
+
+
 def test_a_preset_is_the_base_patch_of_any_other_plugin(foreign_spec: str) -> None:
     settings = render_settings(surge(synth="vst3", spec=foreign_spec), seed=0, plugin="dx7.vst3", preset="a.vstpreset")
     assert settings.synth.preset == "a.vstpreset"

@@ -334,6 +334,7 @@ def test_other_synthesizer_version_is_refused(folder: Path) -> None:
     ("flags", "words"),
     [
         ({"config__spec": "moog"}, ["no spec is called 'moog'"]),
+        ({"config__synth": "moog"}, ["no synthesizer is called 'moog': there are subtractive, surge_xt, vst3"]),
         ({"shards": "3-1"}, ["3-1"]),
         ({"output": "/proc/nowhere"}, ["/proc/nowhere"]),
         ({"workers": 0}, ["workers"]),
@@ -346,7 +347,7 @@ def test_wrong_usage_is_one_line(folder: Path, flags: dict[str, Any], words: lis
 
 
 def test_a_synthesizer_that_cannot_be_opened_stops_the_run(folder: Path) -> None:
-    assert_stopped(render(folder, config__synth="moog"), "no synthesizer is called 'moog'")
+    assert_stopped(render(folder, config__synth="moog.synth"), "there is no module moog.synth")
 
 
 def test_workers_import_no_accelerator_library(folder: Path) -> None:
