@@ -224,4 +224,6 @@ def remove_log(path: Path) -> None:
 
 
 def _first_difference(one: Identity, other: Identity) -> str | None:
-    return next((name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)), None)
+    """The number of rows comes first: where the first sample's number differs too, it is for that reason."""
+    names = sorted(one.keys() | other.keys(), key=lambda name: (name != "rows", name))
+    return next((name for name in names if one.get(name) != other.get(name)), None)

@@ -319,6 +319,8 @@ def test_finished_shard_is_recognised(path: Path, encoded: list[EncodedRow]) -> 
             check_finished(path, identity(**changes))
     with pytest.raises(UserError, match="with rows 4 instead of 5"):
         check_finished(path, {**identity(), "rows": 5})
+    with pytest.raises(UserError, match="with rows 4 instead of 5"):  # As with another --samples_per_shard.
+        check_finished(path, {**identity(), "rows": 5, "first_sample_index": FIRST + 5})
     with pytest.raises(UserError, match="with width 92 instead of 91"):
         check_finished(path, {**identity(), "width": 91})
 
