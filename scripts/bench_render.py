@@ -5,8 +5,8 @@ memory grows; then, for each number in --workers, the rows a second of so many w
 median of each stage a render and of a whole row. Stages follow each other: parameters drawn and decoded, the
 synthesizer (for a plugin also its parts: state set, silence played before the note, note played), loudness, and for
 accepted rows the mel spectrogram and the compression. percent_of_real_time is the time of a core beside the length of
-the sound, 4 s: at 1 % a core renders a hundred sounds in the time of one. FLOPs and bytes of a plugin cannot be
-counted.
+the sound, 4 s: at a hundredth a core renders a hundred sounds in the time of one. FLOPs and bytes of a plugin cannot
+be counted.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -24,3 +25,12 @@ def test_help_lists_every_documented_target() -> None:
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert sorted(line.split()[0] for line in result.stdout.splitlines()) == sorted(documented)
     assert ".venv/dev" in documented
+
+
+def test_no_command_has_a_percent_sign_in_its_help() -> None:
+    """absl takes it for a place to put the command's name, and prints what is left."""
+    sources = [path for root in ("data_pipeline", "scripts", "synthjax") for path in (REPOSITORY / root).rglob("*.py")]
+    commands = {path: text for path in sources if "cli.run(" in (text := path.read_text(encoding="utf-8"))}
+    assert len(commands) > 20
+    told = {path.name for path, text in commands.items() if "%" in (ast.get_docstring(ast.parse(text)) or "")}
+    assert not told
