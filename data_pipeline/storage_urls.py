@@ -31,8 +31,13 @@ def open_cloud(url: str) -> CloudLocation:
     scheme, rest = _split(url)
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.rstrip("/")
-    if not _BUCKET.fullmatch(bucket):
+    if not bucket:
         raise UserError(f"{scrub(url)!r} names no bucket: write {scheme}://BUCKET/FOLDER")
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(
+            f"{scrub(url)!r}: no bucket has such a name: it has 3 characters or more, of a-z, 0-9, '-', '_' and '.', "
+            "the first and the last a letter or a digit"
+        )
     if prefix:
         check_key(prefix, f"{scheme}://{bucket}")
     return _backend(scheme)(bucket, prefix)
