@@ -66,7 +66,8 @@ download() {
         fetch wget $progress --tries=3 --output-document="$2" "$1"
     else
         fail 'curl and wget are missing: install one of them, or set SURGE_XT_URL=file:///path to a copy'
-    fi || fail "cannot download $1: $(tail -n 1 "$work/log")"
+    fi || fail "cannot download $1: $(tail -n 1 "$work/log"); set SURGE_XT_URL to a mirror or file:///path," \
+        'or SURGE_XT_PLUGIN to a plugin that is installed already'
 }
 
 # Runs a command whose progress goes to the terminal; where there is none, its messages go to the log.

@@ -229,7 +229,9 @@ def test_failed_download_leaves_nothing(tools: Path, plugins: Path, tmp_path: Pa
     body = package.read_bytes()
     with server(http(b"", status="404 Not Found") if fault == "404" else http(body[:-5], len(body))) as url:
         result = install_file(tools, plugins, package, url=url, alone=True)
-    assert_usage_error(result, "cannot download", url, "404" if fault == "404" else "5 bytes")
+    assert_usage_error(
+        result, "cannot download", url, "404" if fault == "404" else "5 bytes", "SURGE_XT_URL", "SURGE_XT_PLUGIN"
+    )
     assert_nothing_installed(plugins)
 
 
