@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     # Spectrogram (2, 128, 401) -> one conditioning row for each layer of the vector field.
     model.encoder = encoder = ml_collections.ConfigDict()
-    # ast: audio spectrogram transformer. cnn: residual 2-D CNN.
+    # ast: audio spectrogram transformer. cnn: residual 2-D CNN. (spectral: of configs/k_osc.py alone.)
     encoder.kind = "ast"
     # Width of tokens, feed-forward layers and conditioning rows.
     encoder.dim = 512
