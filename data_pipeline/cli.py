@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from absl import app, flags, logging
 USAGE_ERROR = 2
 INTERRUPTED = 130
 HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("?", "h", "help", "helpshort", "helpfull", "helpxml")}
+REQUIRED = re.compile(r"Flag (--\w+) must have a value other than None")
 # Packages whose flags --help tells; the first two are this project, the last defines --config for it.
 OURS = ("synthjax", "data_pipeline", "ml_collections")
 _exit_without_threads = False
@@ -61,7 +63,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             fail(f"a config file ended the program ({end})")
         raise SystemExit(0) from None  # absl has answered, and takes the question for a failure.
     except Exception as error:  # A config file may raise anything while it is read.
-        fail(error)
+        fail(_worded(error))
+
+
+def _worded(error: Exception) -> str:
+    """What absl says of flags that are missing, in our words; anything else as it is."""
+    missing = REQUIRED.findall(str(error))
+    return f"give {', '.join(missing)} (--help says what)" if missing else str(error)
 
 
 def _help_with_all_our_flags(program: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import cli
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, assert_usage_error, run_cli
 
 WITH_A_THREAD = """
 import threading
@@ -49,6 +49,11 @@ def test_a_failure_says_why_to_whoever_catches_it(capsys: pytest.CaptureFixture[
         cli.fail("no\n disk", 1)
     assert (failure.value.code, failure.value.message) == (1, "no disk")
     assert capsys.readouterr().err == "error: no disk\n"
+
+
+def test_flags_that_are_missing_are_asked_for_in_one_line() -> None:
+    assert_usage_error(run_cli("synthjax.evaluate"), "error: give --workdir (--help says what)")
+    assert_usage_error(run_cli("data_pipeline.render_shards"), "error: give --config, --output, --shards (")
 
 
 def told_by_help(module: str) -> str:
