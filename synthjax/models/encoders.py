@@ -193,6 +193,7 @@ class ResidualCNN(nnx.Module):
     def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
         x = jnp.moveaxis(mel, 1, -1)
         for down, stage in zip(self.downs, self.stages, strict=True):
-            x = run_layers(stage, down(x), remat=self.remat)
+            # In a loop, XLA's CPU compiler computes the gradients of convolutions number by number.
+            x = run_layers(stage, down(x), remat=self.remat, written_out=True)
         pooled = gelu(self.norm(x)).mean(axis=2)  # (B, rows, channels)
         return self.out(pooled.reshape(pooled.shape[0], -1)).reshape(-1, self.queries, self.dim)

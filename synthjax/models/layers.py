@@ -158,7 +158,12 @@ def stack_layers(make: Callable[[nnx.Rngs], Module], layers: int, rngs: nnx.Rngs
 
 
 def run_layers(
-    stacked: nnx.Module, x: Array, *per_layer: Array, remat: Remat = "elementwise", first: int | None = None
+    stacked: nnx.Module,
+    x: Array,
+    *per_layer: Array,
+    remat: Remat = "elementwise",
+    first: int | None = None,
+    written_out: bool = False,
 ) -> Array:
     """Feeds x through the copies of ``stack_layers`` in turn.
 
@@ -171,6 +176,7 @@ def run_layers(
       remat: what the backward pass computes again: all but the results marked by ``saved``, whole layers, or nothing.
       first: of how many tokens the last layer's results are wanted, which it gets as ``first=``; None: of all. What
         the others would cost there is saved.
+      written_out: whether there is no loop on CPUs either.
     """
     graph, parameters = nnx.split(stacked)
     rematerialised = partial(jax.checkpoint, policy=POLICIES[remat])
@@ -184,7 +190,7 @@ def run_layers(
         return run(x, inputs), None
 
     def loop(x: Array, inputs: Any) -> Array:
-        return jax.lax.scan(body, x, inputs, unroll=writes_out_layers())[0]
+        return jax.lax.scan(body, x, inputs, unroll=written_out or writes_out_layers())[0]
 
     inputs = (parameters, *per_layer)
     if first is None:

@@ -169,6 +169,12 @@ def test_cnn_gradients_are_finite_and_reach_every_parameter() -> None:
         assert np.abs(leaf).max() > 0, path
 
 
+def test_cnn_has_no_loop_in_which_gradients_of_convolutions_would_be_slow() -> None:
+    graph, state = nnx.split(cnn(SMALL))
+    gradient = jax.jit(jax.grad(lambda state: nnx.merge(graph, state)(mel(SMALL)).sum()))
+    assert "while" not in gradient.lower(state).as_text()
+
+
 @pytest.mark.parametrize("make", [transformer, cnn])
 def test_encoders_compute_in_the_dtype_asked_for(make: Any) -> None:
     out = jax.eval_shape(make(SMALL, dtype=jnp.bfloat16), jax.ShapeDtypeStruct((1, *SMALL), jnp.float32))
