@@ -32,7 +32,7 @@ from synthjax.prediction_files import PredictionFiles
 from synthjax.prediction_report import PredictionReport
 from synthjax.predictor import Predictor
 from synthjax.report_entries import described
-from synthjax.sound_files import find_sounds, result_names
+from synthjax.sound_files import find_sounds, require_apart, result_names
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     if f.refine:
         _check_refinement()
     output = Path(f.output)
+    require_apart(sounds, output)
     make_folder(output)  # Before the long part.
     compilation_cache.enable()
     model = model_flags.load_model()

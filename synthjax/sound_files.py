@@ -56,6 +56,21 @@ def result_names(sounds: Sequence[Path]) -> list[str]:
     return names
 
 
+def require_apart(sounds: Sequence[Path], output: Path) -> None:
+    """Raises UserError where the sound of a result, NAME.wav in ``output``, would replace one of ``sounds``."""
+    given = {_identity(sound) for sound in sounds if sound.exists()}
+    for name in result_names(sounds):
+        path = output / f"{name}.wav"
+        if path.exists() and _identity(path) in given:
+            raise UserError(f"the results would replace {path}: choose another --output")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file: some file systems ignore case."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def _shortened(stem: str) -> str:
     data = os.fsencode(stem)
     if len(data) <= MAX_NAME_BYTES:

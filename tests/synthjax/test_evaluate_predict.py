@@ -184,9 +184,9 @@ def test_predict_names_every_parameter_of_a_sound(
 
 def test_predict_writes_a_preset_that_holds_the_prediction(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.wav")
-    assert predict(trained, tmp_path / "s.wav", f"--output={tmp_path}").returncode == 0
-    values = SPEC.decode(json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["candidates"][0]["row"])
-    assert differences(read_preset(tmp_path / "s.vstpreset"), values, SPEC) == []
+    assert predict(trained, tmp_path / "s.wav", f"--output={tmp_path / 'out'}").returncode == 0
+    values = SPEC.decode(json.loads((tmp_path / "out" / "s.json").read_text(encoding="utf-8"))["candidates"][0]["row"])
+    assert differences(read_preset(tmp_path / "out" / "s.vstpreset"), values, SPEC) == []
 
 
 def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(
@@ -213,15 +213,23 @@ def test_the_real_plugin_holds_a_predicted_preset_and_sounds_like_the_render(
 
 def test_without_a_renderer_the_medoid_is_given_and_that_is_said(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.wav")
-    result = predict(trained, tmp_path / "s.wav", "--candidates=5", f"--output={tmp_path}")
+    result = predict(trained, tmp_path / "s.wav", "--candidates=5", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0
     assert "no renderer: there is no plugin at '/nowhere'" in result.stderr
     assert "medoid" in result.stderr
-    prediction = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    prediction = json.loads((tmp_path / "out" / "s.json").read_text(encoding="utf-8"))
     assert prediction["chosen"] == "medoid of the candidates"
     rows = np.array([candidate["row"] for candidate in prediction["candidates"]])
     assert medoid(rows) == 0
-    assert not (tmp_path / "s.wav.wav").exists()
+    assert not (tmp_path / "out" / "s.wav").exists()
+
+
+def test_a_prediction_never_replaces_the_sound_it_is_made_of(trained: Path, tmp_path: Path) -> None:
+    write_noise(tmp_path / "s.wav")
+    before = (tmp_path / "s.wav").read_bytes()
+    result = predict(trained, tmp_path / "s.wav", f"--output={tmp_path}")
+    assert_usage_error(result, f"the results would replace {tmp_path / 's.wav'}: choose another --output")
+    assert (tmp_path / "s.wav").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -262,10 +270,10 @@ def test_predict_gives_the_same_answer_twice_and_another_with_another_seed(train
 def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.wav")
     chosen = ["--solver=euler", "--steps=3", "--guidance=1.5"]
-    assert predict(trained, tmp_path / "s.wav", *chosen, f"--output={tmp_path}").returncode == 0
-    sampling = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["sampling"]
+    assert predict(trained, tmp_path / "s.wav", *chosen, f"--output={tmp_path / 'out'}").returncode == 0
+    sampling = json.loads((tmp_path / "out" / "s.json").read_text(encoding="utf-8"))["sampling"]
     assert sampling == {"solver": "euler", "steps": 3, "guidance": 1.5}
-    wrong = predict(trained, tmp_path / "s.wav", "--solver=magic", f"--output={tmp_path}")
+    wrong = predict(trained, tmp_path / "s.wav", "--solver=magic", f"--output={tmp_path / 'out'}")
     assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4 or dopri5")
 
 

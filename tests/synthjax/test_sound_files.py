@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.cli import UserError
-from synthjax.sound_files import MAX_NAME_BYTES, find_sounds, result_names
+from synthjax.sound_files import MAX_NAME_BYTES, find_sounds, require_apart, result_names
 
 
 def touch(*paths: Path) -> None:
@@ -65,3 +65,19 @@ def test_long_names_are_cut_and_stay_apart() -> None:
 def test_no_two_names_meet_on_a_file_system_that_ignores_case(stems: list[str]) -> None:
     names = result_names([Path(f"{number}/{stem}.wav") for number, stem in enumerate(stems)])
     assert len({name.casefold() for name in names}) == len(stems)
+
+
+@pytest.mark.parametrize("given", ["a.wav", "link.wav", "sub/../a.wav"])
+def test_results_that_would_replace_a_sound_are_refused(tmp_path: Path, given: str) -> None:
+    touch(tmp_path / "a.wav", tmp_path / "sub" / "b.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
+    sounds = [tmp_path / "sub" / "b.wav", tmp_path / given]
+    with pytest.raises(UserError, match=r"the results would replace .*\.wav: choose another --output"):
+        require_apart(sounds, tmp_path)
+    require_apart(sounds, tmp_path / "out")
+
+
+def test_other_sounds_beside_the_results_are_no_hindrance(tmp_path: Path) -> None:
+    """Nor results of an earlier run, nor a sound of another format or one that does not exist."""
+    touch(tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "c.flac", tmp_path / "sub" / "b.wav")
+    require_apart([tmp_path / "sub" / "b.wav", tmp_path / "c.flac", tmp_path / "none.wav"], tmp_path)
