@@ -34,12 +34,22 @@ def exclusive(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def try_lock(file: IO[str]) -> bool:
+    """Whether the file is this process's now; the system frees it when the process ends, however it does.
+
+    Raises OSError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _lock(path: Path, say: Callable[[str], object]) -> IO[str]:
     while True:
         file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             say(f"waiting for another process that writes to {path.parent}")
             fcntl.flock(file, fcntl.LOCK_EX)
         # The process before removed its lock file: who waited for it holds a file that nobody else will find.

@@ -10,7 +10,6 @@ A run of the k-osc task has neither spec nor statistics.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ import ml_collections
 
 from data_pipeline.atomic import atomic_path, make_folder
 from data_pipeline.cli import UserError
+from data_pipeline.file_lock import try_lock
 from data_pipeline.param_spec import ParamSpec, load_spec, spec_text
 from data_pipeline.staging import local_root
 from data_pipeline.stats import STATS_FILE, MelStats, load_stats
@@ -180,14 +180,11 @@ class Workdir:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether the file is this process's now; the system frees it when the process ends, however it does."""
+    """As ``try_lock``; clusters have file systems without locks, where nobody keeps anybody out."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(file)
     except OSError:
-        return True  # Clusters have file systems without locks; nobody keeps anybody out there.
-    return True
+        return True
 
 
 def _write(path: Path, text: str) -> None:
