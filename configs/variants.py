@@ -1,17 +1,18 @@
-"""Variants of the flow experiments and how an argument names them.
+"""Variants of the experiments: named changes of a config, given after a colon.
 
-``configs/flow_20k.py:lr_high,tokens_64`` combines two. Each changes what its name says and nothing else.
+``configs/flow_20k.py:lr_high,tokens_64`` combines two variants. ``VARIANTS`` lists those of the flows with transformer
+field; each changes only the values beside its name. Other experiments list theirs in their own docstring.
 """
 
 from typing import Any
 
 import ml_collections
 
-from data_pipeline.cli import UserError
+from data_pipeline.console.cli import UserError
 
 Overrides = dict[str, Any]  # Dotted config key -> value.
 
-# Sizes that both networks share: (d, heads, layers).
+# Sizes that encoder and field both take: (width, heads, layers). The base model has (512, 8, 8).
 _SIZES = {"model_enlarged": (768, 12, 12), "model_reduced_75": (384, 6, 6), "model_reduced_50": (256, 4, 4)}
 
 VARIANTS: dict[str, Overrides] = {
@@ -35,7 +36,7 @@ VARIANTS |= {
 }
 
 
-# Of the baselines, whose networks have no variants.
+# Variants of the baselines: Surge Full instead of Surge Simple.
 FULL: dict[str, Overrides] = {"full": {"data.spec": "surge_xt"}}
 
 
@@ -45,7 +46,7 @@ def apply_variants(
     """Applies a comma-separated list of variants to ``config`` and returns it.
 
     Args:
-      table: what the list may name.
+      table: the variants that the list may name.
 
     Raises:
       UserError: for an unknown variant, or two that set the same value.

@@ -2,11 +2,11 @@
 
     python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=DIR --shards=0-11
 
-writes DIR/shard-0.h5 to DIR/shard-11.h5. A patch is drawn from --seed, its row k and the number of the attempt alone,
-so that a job array may share the work by --shards; in another run another attempt may be the first that is loud enough
-(with Surge XT about one row in 120), and every row has the label of its own. Every batch of rows is committed as it is
-rendered: after Ctrl-C, a crash or a full disk the same command goes on where it stopped. Rendering uses every core
-unless --workers says otherwise; Surge XT is hosted by pedalboard, and both are GPL-3.
+writes DIR/shard-0.h5 to DIR/shard-11.h5. A patch depends on --seed, its row k and the number of the attempt alone, so
+the jobs of an array can share the work by --shards. With Surge XT about one row in 120 differs between runs, since
+another attempt is the first that is loud enough; every row has the label of its own audio. Every batch of rows is
+committed when it is rendered: after Ctrl-C, a crash or a full disk the same command continues where it stopped.
+Rendering uses every core unless --workers says otherwise. Surge XT is hosted by pedalboard; both are GPL-3.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from typing import TYPE_CHECKING
 import ml_collections
 from absl import flags
 
-from data_pipeline import cli, config_flag
-from data_pipeline.cli import UserError
-from data_pipeline.cores import usable_cores
-from data_pipeline.counted import counted
-from data_pipeline.counter_rng import MAX_SEED
-from data_pipeline.render_config import render_settings, supervision
-from data_pipeline.render_progress import RenderProgress
-from data_pipeline.render_run import Plan, open_shards, render
-from data_pipeline.splits import parse_shards
+from data_pipeline.console import cli, config_flag
+from data_pipeline.console.cli import UserError, counted
+from data_pipeline.console.machine import usable_cores
+from data_pipeline.params.counter_rng import MAX_SEED
+from data_pipeline.render.config import render_settings, supervision
+from data_pipeline.render.progress import RenderProgress
+from data_pipeline.render.run import Plan, open_shards, render
+from data_pipeline.render.worker_pool import WorkerPool
+from data_pipeline.shards.splits import parse_shards
 from data_pipeline.synths.choice import why_no_renderer
-from data_pipeline.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
-    from data_pipeline.ray_executor import RayExecutor
+    from data_pipeline.render.ray_executor import RayExecutor
 
 FLAGS = flags.FLAGS
-# Some systems have no hard limit on open files, but refuse to be without a soft one.
+# Some systems have no hard limit on open files, but do not accept an infinite soft limit.
 ENOUGH_FILES = 1 << 16
 
 
 def main(argv: list[str]) -> None:
     """Entry point of the command."""
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: everything is said by flags, see --help")
+        raise UserError(f"unexpected argument {argv[1]!r}: this command takes flags alone, see --help")
     _raise_file_limit()
     config = config_flag.read()
     plan = _plan(config)
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> None:
     refused = sum((shard.refused for shard in shards), Counter())
     try:
         with _executor(config, plan, missing) as executor, RenderProgress(total, total - missing, refused) as progress:
-            signal.signal(signal.SIGTERM, _interrupt)  # After Ray has put a handler of its own in place.
+            signal.signal(signal.SIGTERM, _interrupt)  # After Ray has installed its own handler.
             render(plan, shards, executor, progress)
     except KeyboardInterrupt:
         missing = sum(len(shard.missing) for shard in shards)
@@ -79,7 +78,7 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
 
 
 def _raise_file_limit() -> None:
-    """Every shard of the plan has its log open, and many systems begin with a limit of 1024 files."""
+    """Raises the limit of open files: every shard of the plan has its log open, and many systems allow 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -88,7 +87,7 @@ def _raise_file_limit() -> None:
 
 def _executor(config: ml_collections.ConfigDict, plan: Plan, missing: int) -> WorkerPool | RayExecutor:
     if FLAGS.executor == "ray":
-        from data_pipeline.ray_executor import RayExecutor
+        from data_pipeline.render.ray_executor import RayExecutor
 
         return RayExecutor(plan.settings, supervision(config))
     if missing and (reason := why_no_renderer(plan.settings.synth)):
@@ -110,9 +109,9 @@ if __name__ == "__main__":
         "workers", usable_cores(), "Worker processes on this machine, at most one for each core.", lower_bound=1
     )
     flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0, upper_bound=MAX_SEED)
-    flags.DEFINE_string("plugin", "", "Path of the VST3 plugin; for Surge XT the one of `make surge-xt` if empty.")
-    flags.DEFINE_string("preset", "", "A .vstpreset to start from, for plugins other than Surge XT.")
+    flags.DEFINE_string("plugin", "", "Path of the VST3 plugin. Default for Surge XT: that of `make surge-xt`.")
+    flags.DEFINE_string("preset", "", "The base patch of a plugin other than Surge XT: a .vstpreset.")
     flags.DEFINE_bool("verify_each", False, "Check after every render that the plugin holds the patch.")
-    flags.DEFINE_bool("allow_other_version", False, "Accept a Surge XT that was never tested.")
+    flags.DEFINE_bool("allow_other_version", False, "Accept an untested version of Surge XT.")
     flags.DEFINE_enum("executor", "local", ["local", "ray"], "Where to render: on this machine, or a Ray cluster.")
     cli.run(main)

@@ -1,16 +1,16 @@
-"""Files to and from buckets of Google Cloud Storage (gs://) and of S3 and servers like it (s3://).
+"""Copies files to and from buckets of Google Cloud Storage (gs://), S3 and compatible servers (s3://).
 
-    python -m data_pipeline.storage sync SOURCE TARGET     what TARGET lacks, or has otherwise; nothing is removed
-    python -m data_pipeline.storage ls URL                 the files under a URL, with their sizes in bytes
-    python -m data_pipeline.storage buckets gs://          the buckets there are; or s3://
-    python -m data_pipeline.storage make-bucket URL        makes a bucket, in --region
+    python -m data_pipeline.storage sync SOURCE TARGET     copy missing and different files; nothing is removed
+    python -m data_pipeline.storage ls URL                 list the files under a URL, with their sizes in bytes
+    python -m data_pipeline.storage buckets gs://          list the buckets; or s3://
+    python -m data_pipeline.storage make-bucket URL        make a bucket, in --region
 
 SOURCE and TARGET are folders, at most one of them in a cloud: gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a local path.
-Files are compared by size and checksum, several go at a time, each is verified and gets its name when it is whole.
-After Ctrl-C or a broken connection the same command goes on where it stopped.
+Files are compared by size and checksum. Several are transferred at a time; each is verified, and gets its name when it
+is whole. After Ctrl-C or a broken connection the same command continues.
 
 gs:// needs pip install 'synthjax[gcs]' and credentials: gcloud auth application-default login, the account of the
-machine, or GOOGLE_APPLICATION_CREDENTIALS; buckets and make-bucket also GOOGLE_CLOUD_PROJECT where that tells none.
+machine, or GOOGLE_APPLICATION_CREDENTIALS; buckets and make-bucket also GOOGLE_CLOUD_PROJECT if no project is known.
 s3:// needs pip install 'synthjax[s3]', AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and for servers other than
 Amazon's AWS_ENDPOINT_URL_S3. No command takes or prints a credential.
 """
@@ -23,11 +23,11 @@ from functools import partial
 
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.cli import UserError
-from data_pipeline.storage_errors import scrub
-from data_pipeline.storage_urls import bucket_names, open_cloud, open_location
-from data_pipeline.sync import sync
+from data_pipeline.cloud.errors import scrub
+from data_pipeline.cloud.sync import sync
+from data_pipeline.cloud.urls import bucket_names, open_cloud, open_location
+from data_pipeline.console import cli
+from data_pipeline.console.cli import UserError
 
 
 def _sync(source: str, target: str) -> None:
@@ -44,7 +44,7 @@ def _list(url: str) -> None:
     if not entries:
         raise UserError(f"there are no files under {url}: check the name")
     for entry in entries:
-        # A name from elsewhere may hold what commands a terminal.
+        # A name may hold control characters, which a terminal would obey.
         print(f"{entry.size:>15} {entry.key if entry.key.isprintable() else repr(entry.key)}")
 
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     """Entry point of the command."""
     name, arguments = argv[1] if len(argv) > 1 else "", argv[2:]
     if name not in COMMANDS:
-        raise UserError(f"usage: python -m data_pipeline.storage COMMAND, one of {', '.join(COMMANDS)}; --help tells")
+        raise UserError(f"usage: python -m data_pipeline.storage COMMAND, one of {', '.join(COMMANDS)}; see --help")
     command, usage = COMMANDS[name]
     if len(arguments) != len(usage.split(" [")[0].split()):
         raise UserError(f"usage: python -m data_pipeline.storage {name} {usage}")
@@ -80,5 +80,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("region", None, "Where make-bucket makes it, such as us-central1 or eu-west-1.")
+    flags.DEFINE_string("region", None, "Region of a new bucket, such as us-central1 or eu-west-1.")
     cli.run(main)

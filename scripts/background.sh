@@ -1,5 +1,5 @@
 #!/bin/sh
-# A command that outlives the shell that started it, on this machine or, over ssh, on another. See --help.
+# Runs a command that goes on after its shell has ended, on this machine or, over ssh, on another one. See --help.
 set -eu
 
 usage() {
@@ -9,9 +9,8 @@ usage: scripts/background.sh start NAME COMMAND...
        scripts/background.sh logs NAME [--follow]
        scripts/background.sh stop NAME
 
-Runs COMMAND in the current folder, detached; its output goes to runs/jobs/NAME.log. A NAME runs once at a time, and
-its log is kept from run to run. status says whether it runs or with which code it ended. stop sends SIGTERM, on
-which training saves its state and ends.
+Runs COMMAND in the current folder, detached. Its output is added to runs/jobs/NAME.log. Only one command of a NAME runs
+at a time. status says whether it runs, or its exit code. stop sends SIGTERM; training then saves its state and ends.
 END
 }
 
@@ -20,7 +19,7 @@ fail() {
     exit 2
 }
 
-# Number of the process, if it runs. A number alone may be another process's by now, after a reboot at the latest.
+# Prints the process id if the command runs. The id alone is not enough: another process may have it by now.
 running() {
     pid=$(cat "$files.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
     case $(ps -o args= -p "$pid" 2>/dev/null) in *"background.sh keep $name "*) printf '%s' "$pid" ;; *) return 1 ;; esac
@@ -31,19 +30,19 @@ start() {
     if pid=$(running); then fail "$name runs already (process $pid): scripts/background.sh stop $name"; fi
     mkdir -p runs/jobs
     rm -f "$files.code"
-    # A session of its own where the system can: the terminal's Ctrl-C and hang-up are not meant for it.
+    # A session of its own, where the system can make one, so that the terminal's Ctrl-C and hang-up do not reach it.
     session=$(command -v setsid || true)
     # shellcheck disable=SC2086 # Nothing, or one word.
     nohup $session sh "$0" keep "$name" "$@" >>"$files.log" 2>&1 </dev/null &
     printf '%s\n' $! >"$files.pid"
-    for _ in 1 2 3 4 5 6 7 8 9 10; do # Until then it goes by another name, which status would not know.
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # The process first has another name, which running() does not find.
         if running >/dev/null || [ -f "$files.code" ]; then break; fi
         sleep 0.2
     done
     printf '%s\n' $!
 }
 
-# Runs the command to its end and notes its code; passes SIGTERM on.
+# Runs the command to its end and writes its exit code to a file; passes SIGTERM on.
 keep() {
     "$@" &
     command=$!
@@ -77,7 +76,7 @@ logs() {
     esac
 }
 
-# Shows the log until the command ends; ends itself with the command's code.
+# Shows the log until the command ends, then exits with the command's code.
 follow() {
     tail -n 100 -f "$files.log" &
     tail=$!

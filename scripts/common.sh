@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What the launchers share. Sourced by them, never run.
+# Functions that the launchers share. The launchers source this file; it is never run.
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -10,8 +10,8 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Reads KEY=VALUE lines of a file into the environment, as data: nothing in it is run or expanded. What the environment
-# has already stays. Values may stand in quotes; "export " before a key is passed over.
+# Reads KEY=VALUE lines of a file into the environment, as data: nothing in it is run or expanded. Variables that are set
+# already keep their values. Values may stand in quotes; "export " before a key is ignored.
 load_env() {
     [ -f "$1" ] || return 0
     number=0
@@ -21,7 +21,7 @@ load_env() {
         case $line in '' | '#'*) continue ;; esac
         key=${line%%=*}
         case $key in
-        # The line itself is not shown: it may hold a secret.
+        # The line itself is not printed: it may hold a secret.
         "$line" | '' | [0-9]* | *[!A-Za-z0-9_]*) fail "$1, line $number: not of the form KEY=VALUE" ;;
         esac
         value=${line#*=}
@@ -33,7 +33,7 @@ load_env() {
     done <"$1"
 }
 
-# needs_program NAME WHERE-FROM and needs_key KEY WHAT-FOR tell what is missing, one line each; then checked ends.
+# needs_program NAME SOURCE and needs_key KEY PURPOSE print a line if it is missing; checked then ends the script.
 missing=0
 
 complain() {
@@ -53,14 +53,14 @@ checked() {
     [ "$missing" -eq 0 ] || exit 2
 }
 
-# The arguments as one line of shell code that a remote shell reads back as the same arguments.
+# Prints the arguments as one line of shell code, which a remote shell reads as the same arguments.
 quote() {
     for word; do
         printf "'%s' " "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
     done
 }
 
-# flag_value NAME FLAGS...: the last value of --NAME=VALUE or --NAME VALUE among the flags, if it is there.
+# flag_value NAME FLAGS...: prints the last value of --NAME=VALUE or --NAME VALUE among the flags, if there is one.
 flag_value() {
     wanted=--$1
     shift
@@ -74,7 +74,7 @@ flag_value() {
     printf '%s' "$found"
 }
 
-# The interpreter of the repository, which is the current folder.
+# Prints the Python interpreter of the repository, which is the current folder.
 find_python() {
     if [ -n "${PYTHON-}" ]; then
         printf '%s' "$PYTHON"

@@ -1,9 +1,9 @@
-"""Which solver, steps or tolerance, guidance: python scripts/compare_solvers.py --workdir=DIR [--sounds=128]
+"""Compares solvers, steps or tolerances, and guidance: python scripts/compare_solvers.py --workdir=DIR [--sounds=128]
 
-Samples a patch for the first sounds of the test split with each combination, from the same noise, and prints the
-parameter error of the rows, the mean spectral distance (MSS) of their renders, and the seconds that one sound takes to
-sample by itself. Evaluations of the field are what time is spent on: 1, 2 and 4 a step for euler, heun and rk4, 6 for
-dopri5, which takes the steps that the tolerance asks for; twice as much with guidance, in the run's guidance interval.
+Samples a patch for the first sounds of the test split with each combination, from the same noise. Prints the parameter
+error of the rows, the mean spectral distance (MSS) of their renders, and the seconds to sample one sound by itself. The
+time goes into evaluations of the field: 1, 2 and 4 a step for euler, heun and rk4; 6 for dopri5, which takes as many
+steps as the tolerance needs; twice as many with guidance, within the run's guidance interval.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.audio_metrics import mss
-from data_pipeline.progress import progress_bar
-from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY
-from synthjax import compilation_cache, renderer_flags
-from synthjax.data import EVAL_NOISE, draw_noise, open_split
-from synthjax.inference import TrainedModel
-from synthjax.workdir import Workdir
+from data_pipeline.audio.metrics import mss
+from data_pipeline.console import cli
+from data_pipeline.console.progress import progress_bar
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY
+from synthjax.cluster import compilation_cache
+from synthjax.inference import renderer_flags
+from synthjax.methods.examples import EVAL_NOISE, draw_noise
+from synthjax.runs.model import Model
+from synthjax.runs.workdir import Workdir
+from synthjax.tasks.batches import open_split
 
 FLAGS = flags.FLAGS
-# What decides how closely a solver solves, and its values to try.
+# The setting that decides the accuracy of each solver, and the values to try.
 SOLVERS: dict[str, tuple[str, tuple[float, ...]]] = {
     "euler": ("steps", (5, 10, 20, 50)),
     "heun": ("steps", (5, 10, 20, 50)),
@@ -38,7 +40,7 @@ REPEATS = 3
 
 
 def main(argv: list[str]) -> None:
-    """Entry point of the command."""
+    """The command."""
     compilation_cache.enable()
     workdir = Workdir(FLAGS.workdir)
     combinations = [
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> None:
     with renderer_flags.start_renderer(workdir.read_spec()) as renderer:
         for solver, name, value, guidance in combinations:
             settings: dict[str, Any] = {"solver": solver, name: value, "guidance": guidance}
-            result = settings | measure(TrainedModel.load(workdir, **settings), renderer)
+            result = settings | measure(Model.load(workdir, **settings), renderer)
             results.append(result)
             print(
                 f"{solver:<8}{f'{name} {value:g}':>18}{guidance:>10.1f}{result['mse']:>10.4f}{result['mss']:>10.3f}"
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> None:
         Path(FLAGS.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(model: TrainedModel, renderer: Any) -> dict[str, float]:
+def measure(model: Model, renderer: Any) -> dict[str, float]:
     """Parameter error, sound distance, and the median time to sample one sound by itself once compiled."""
     reader = open_split(FLAGS.data_root or model.config.data.root, "test", model.spec, flag="--data_root")
     count = min(FLAGS.sounds, len(reader))

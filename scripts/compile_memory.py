@@ -1,44 +1,51 @@
-"""Tells what a training step needs before anything is bought: memory, arithmetic and network traffic per device.
+"""Prints what a training step needs of each device, before machines are bought: memory, arithmetic, network traffic.
 
     python scripts/compile_memory.py --config=configs/flow_100k.py --devices=8 --config.mesh.fsdp=True
 
-Compiles the real step for --devices simulated CPU devices and runs nothing; without --devices, for the accelerators
-here. Weights, optimizer, batch and FLOPs are exact wherever they are compiled; temporary memory is what this compiler
-needs, and another one's may differ: simulated devices hold the scores of attention, which cuDNN's never does, and have
-layers in a loop, which accelerators do not. With mesh.model above 1 they also add up three gradients of attention's
-input over the network, where XLA for GPUs adds up their sum. Slices are not simulated.
-
-scripts/gpu_kernels.py --devices=8 tells what GPUs need that are not here, where their compiler is installed.
+The script compiles the real step for --devices simulated CPU devices and runs nothing. Without --devices it compiles
+for the accelerators of this machine. Sizes of weights, optimizer and batch, and FLOPs, are exact on every device.
+Temporary memory depends on the compiler. It is larger on simulated devices for two reasons: they hold the scores of
+attention, which cuDNN never stores, and they run layers in a loop, which accelerators do not.
+With mesh.model above 1, simulated devices also sum three gradients of attention's input over the network, where XLA for
+GPUs sums their total. Slices (mesh.slices) are not simulated.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from hlo_network import network_bytes
 
-from data_pipeline import cli, config_flag
-from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import MEL_SPEC, row_shapes
-from data_pipeline.stats import MelStats
-from synthjax import sharding
-from synthjax.flops import program_flops
-from synthjax.k_osc_task import KOscTask
-from synthjax.models.platform import as_on_accelerators
-from synthjax.tasks import SpectrogramTask, Task
-from synthjax.train_step import Trainer, TrainState, abstract_state, jit_train_step
+from data_pipeline.audio.contract import MEL_SHAPE
+from data_pipeline.console import cli, config_flag
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.mel_stats import MelStats
+from synthjax.cluster import sharding
+from synthjax.methods.task import KOscTask, SpectrogramTask, Task
+from synthjax.models.kernels.platform import as_on_accelerators
+from synthjax.training.flops import program_flops
+from synthjax.training.trainer import Trainer, TrainState, abstract_state, jit_train_step
+
+DTYPE_BYTES = {
+    **{"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2},
+    **{"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16},
+}
+COLLECTIVE = re.compile(
+    r"= (?P<result>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?P<start>-start)?\("
+)
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
-    f = flags.FLAGS
-    config = config_flag.read()
+    """Runs the command."""
+    f, config = flags.FLAGS, config_flag.read()
     if f.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", f.devices)
@@ -50,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(config: Any) -> dict[str, Any]:
-    """Compiles the step of a config on its mesh; figures are per device unless their name says otherwise."""
+    """Returns the figures of a config's step on its mesh, per device unless the name says "all"."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)
     trainer = Trainer.create(config, task_of(config))
@@ -75,23 +82,23 @@ def measure(config: Any) -> dict[str, Any]:
 
 
 def task_of(config: Any) -> Task:
-    """What a config's model is trained on, told without its data."""
+    """Returns the task of a config without opening its data set."""
     if config.data.source == "k_osc":
         return KOscTask.from_config(config)
     spec = load_spec(config.data.spec)
-    return SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db)
+    return SpectrogramTask(spec, MEL_SHAPE, config.data.min_std_db)
 
 
 def step_shapes(
     trainer: Trainer, mesh: jax.sharding.Mesh
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], MelStats | None]:
-    """State, batch and statistics of a step, and where they are placed."""
+    """Returns shapes and placements of the state, the batch and the statistics of a step."""
     state = abstract_state(trainer, trainer.state_shardings(mesh))
     return state, batch_shapes(trainer.config, trainer.task, mesh), stats_shapes(trainer.task, mesh)
 
 
 def batch_shapes(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the host sends for a step, and where it is placed."""
+    """Returns shapes and placements of the arrays that the host sends for a step."""
     rows = config.data.batch_size
     shapes: dict[str, tuple[tuple[int, ...], Any]]
     if isinstance(task, KOscTask):
@@ -109,7 +116,7 @@ def batch_shapes(config: Any, task: Task, mesh: jax.sharding.Mesh) -> dict[str, 
 
 
 def stats_shapes(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
-    """Mean and deviation of spectrograms, on every device."""
+    """Returns shapes of the spectrogram statistics, which every device holds; None for a task without statistics."""
     if isinstance(task, KOscTask):
         return None
     one = jax.ShapeDtypeStruct(task.input_shape, np.float32, sharding=sharding.replicated(mesh))
@@ -117,12 +124,84 @@ def stats_shapes(task: Task, mesh: jax.sharding.Mesh) -> MelStats | None:
 
 
 def _per_device(tree: Any) -> int:
-    """Bytes of a tree of placed shapes on one device."""
+    """Returns the bytes that a tree of placed shapes takes on one device."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def network_bytes(program: str) -> int:
+    """Returns the bytes that the collective operations of one device produce in a call of a compiled program.
+
+    Args:
+      program: the program as XLA prints it (``compiled.as_text()``).
+    """
+    lines, entry = _computations(program)
+
+    @cache
+    def count(name: str) -> int:
+        return sum(_collective_bytes(line) + _turns(line) * sum(map(count, _called(line))) for line in lines[name])
+
+    return count(entry)
+
+
+def _computations(program: str) -> tuple[dict[str, list[str]], str]:
+    """Returns the lines of each computation by its name, and the name of the entry computation."""
+    lines: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            name = header[2]
+            lines[name] = []
+            entry = name if header[1] else entry
+        elif name:
+            lines[name].append(line)
+    return lines, entry
+
+
+def _called(line: str) -> list[str]:
+    """Returns the computations that an instruction runs. A reduction's to_apply is left out: it moves no data."""
+    applied = "|to_apply" if " call(" in line else ""
+    names = re.findall(rf"(?:body|calls|true_computation|false_computation{applied})=%([\w.\-]+)", line)
+    branches = re.findall(r"branch_computations=\{([^}]*)\}", line)
+    return names + re.findall(r"%([\w.\-]+)", " ".join(branches))
+
+
+def _turns(line: str) -> int:
+    """Returns how often an instruction runs what it calls: once, or the trip count of a loop if XLA knows it."""
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    return int(trips[1]) if trips else 1
+
+
+def _collective_bytes(line: str) -> int:
+    match = COLLECTIVE.search(line)
+    if not match:
+        return 0
+    result = match["result"]
+    # The result of a started operation holds its operands first; all-reduce, which works in place, has none.
+    if match["start"] and match["kind"] != "all-reduce" and result.startswith("("):
+        result = _tuple_parts(result)[1]
+    return _type_bytes(result)
+
+
+def _type_bytes(types: str) -> int:
+    """Returns the bytes of all arrays in a type, such as ``(f32[2,3], bf16[4])``."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", types)
+    return sum(DTYPE_BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in arrays)
+
+
+def _tuple_parts(types: str) -> list[str]:
+    """Returns the types that a tuple's type is made of."""
+    parts, depth = [""], 0
+    for character in types[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 if __name__ == "__main__":
     config_flag.define()
-    flags.DEFINE_integer("devices", None, "Simulate so many devices on the CPU.", lower_bound=1)
-    flags.DEFINE_string("json", None, "File for the figures.")
+    flags.DEFINE_integer("devices", None, "Number of devices to simulate on the CPU.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File to write the figures to, as JSON.")
     cli.run(main)

@@ -1,10 +1,10 @@
-"""Checks the config of a run before anything is paid for, and prints a line each where its data are and their spec.
+"""Checks the config of a run before it is launched; prints its data set on one line and its spec on the next.
 
-The k-osc task has none, and nothing is printed.
+The k-osc task has no data set: nothing is printed.
 
     python scripts/data_of_run.py --config=configs/flow_100k.py --config.data.root=DATA
 
-Takes the flags of synthjax.train; those that are not of the config are passed over.
+Takes the flags of synthjax.train; flags other than --config are ignored.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 
 from absl import flags
 
-from data_pipeline import cli, config_flag
-from synthjax.check_config import check_config
+from data_pipeline.console import cli, config_flag
+from synthjax.runs.check_config import check_config
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Runs the command."""
     config_flag.define()
     flags.FLAGS.set_gnu_getopt()
     try:

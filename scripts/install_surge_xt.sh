@@ -8,7 +8,7 @@ URL=https://github.com/surge-synthesizer/releases-xt/releases/download/$VERSION/
 SHA256=a6e55064487f624147d515b9ae5fc79a568b69746675b2083abde628ca7bb151
 PLUGIN='Surge XT.vst3'
 LIBRARY="$PLUGIN/Contents/x86_64-linux/Surge XT.so"
-# Where the plugin looks for its factory wavetables and presets: beside itself, or in a folder above.
+# The plugin looks for this folder of wavetables and presets beside itself, or in a folder above.
 DATA=SurgeXTData
 
 usage() {
@@ -17,15 +17,15 @@ usage: scripts/install_surge_xt.sh [FOLDER]
 
 Fetches $FILE of Surge XT's official release, checks its SHA-256 and unpacks
 the plugin as FOLDER/$PLUGIN, its factory data as FOLDER/$DATA; FOLDER is plugins/
-of this repository if not given. Nothing else is touched and root is not needed. A plugin
-that is there already is left alone. System libraries that it lacks are named (exit code 1).
+of this repository if not given. Nothing else is changed and root is not needed. A plugin
+that exists already is not replaced. Missing system libraries are named (exit code 1).
 
 Surge XT is free software under the GNU GPL version 3 (https://surge-synthesizer.github.io).
 It is a program of its own: synthjax does not contain it.
 
   SURGE_XT_URL     another place to fetch the same file from: a mirror, or file:///path
                    on a machine without internet
-  SURGE_XT_SHA256  only with SURGE_XT_URL: the SHA-256 of what lies there, if it is another
+  SURGE_XT_SHA256  only with SURGE_XT_URL: the SHA-256 of the file there, if it is another
                    build of Surge XT
 END
 }
@@ -70,7 +70,7 @@ download() {
         'or SURGE_XT_PLUGIN to a plugin that is installed already'
 }
 
-# Runs a command whose progress goes to the terminal; where there is none, its messages go to the log.
+# Runs a command. On a terminal it shows its progress there; else its messages go to the log.
 fetch() {
     : >"$work/log"
     if [ -t 2 ]; then "$@"; else "$@" 2>"$work/log"; fi
@@ -82,13 +82,13 @@ unpack() {
     if has dpkg-deb; then
         dpkg-deb -x "$1" "$2"
     else
-        # The member's name tells how it is compressed, and tar finds that out by itself.
+        # tar finds out by itself how the member is compressed.
         member=$(ar t "$1" | grep '^data\.tar') && ar p "$1" "$member" >"$2/$member" &&
             tar -xf "$2/$member" -C "$2"
     fi
 }
 
-# Folders that runs left behind which were killed.
+# Removes the folders of killed runs.
 remove_leftovers() {
     for leftover in "$1"/.surge-xt.*; do
         if [ -d "$leftover" ] && ! kill -0 "${leftover##*.}" 2>/dev/null; then rm -rf "$leftover"; fi
@@ -98,7 +98,7 @@ remove_leftovers() {
 install_plugin() {
     mkdir -p "$folder" 2>/dev/null || fail "cannot make the folder $folder"
     remove_leftovers "$folder"
-    # In the same folder, so that the plugin gets its place in one step.
+    # In the same folder, so that one rename puts the plugin in its place.
     work=$folder/.surge-xt.$$
     mkdir "$work" 2>/dev/null || fail "cannot write to $folder"
     trap 'rm -rf "$work"' EXIT
@@ -115,12 +115,13 @@ install_plugin() {
     if [ -d "$work/root/usr/share/surge-xt" ] && [ ! -e "$folder/$DATA" ]; then
         mv -T "$work/root/usr/share/surge-xt" "$folder/$DATA" || fail "cannot write to $folder"
     fi
-    # Last, because its being there says that all is there.
+    # Last, because a plugin in its place means that the installation is complete.
     mv -T "$work/root/usr/lib/vst3/$PLUGIN" "$folder/$PLUGIN" || fail "cannot write to $folder"
     printf 'Surge XT (GPL-3) is in %s\n' "$folder/$PLUGIN"
 }
 
-# Debian names a library's package after its file: libxcb-cursor.so.0 is in libxcb-cursor0, libX11.so.6 in libx11-6.
+# Prints the Debian package of a library. It is named after the file: libxcb-cursor.so.0 is in libxcb-cursor0,
+# libX11.so.6 in libx11-6.
 package_of() {
     printf '%s\n' "$1" | tr 'A-Z_' 'a-z-' | sed 's/\([0-9]\)\.so\./\1-/; s/\.so\.//; s/\..*//'
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts a training run here, on a cluster or in a cloud, and tells how to watch and stop it. See --help.
+# Starts a training run here, on a cluster or in a cloud, and prints how to watch and stop it. See --help.
 set -eu
 
 usage() {
@@ -8,20 +8,20 @@ usage: scripts/launch.sh CONFIG [--local | --slurm | --tpu | --sky | --ovh] [OPT
 
   scripts/launch.sh configs/flow_100k.py:lr_low --slurm -- --config.train.steps=100000
 
-Checks what the target needs and the data set, then starts synthjax.train with CONFIG and the FLAGS, and prints the
-job's id and the commands to watch and stop it. The same command again goes on with the same run.
+Checks the programs and keys of the target and the data set, then starts synthjax.train with CONFIG and the FLAGS, and
+prints the job's id and the commands to watch and stop it. The same command again continues the same run.
 
   --local        in the background of this machine (default)
-  --slurm        by scripts/slurm/train.sbatch, from a folder that the nodes see
-  --tpu          on a Cloud TPU pod slice, by scripts/tpu_pod.sh, which makes the slice if need be
+  --slurm        by scripts/slurm/train.sbatch, from a folder that all nodes can read
+  --tpu          on a Cloud TPU pod slice, by scripts/tpu_pod.sh, which makes the slice if there is none
   --sky          on any cloud, by SkyPilot and scripts/sky/train_gpu.yaml
   --ovh          on OVHcloud AI Training, by scripts/ovh.sh
-  --stream       follows the log; Ctrl-C ends that, not the run
-  --skip-build   does not build and push the image (--ovh): the one of before is good
-  --skip-check   does not read the data set through: it was checked before
+  --stream       follows the log; Ctrl-C stops following, not the run
+  --skip-build   does not build and push the image (--ovh), but uses the last one
+  --skip-check   does not check the data set
 
-  DATA           the data set: --config.data.root, where FLAGS do not say it; gs:// or s3:// for a cloud
-  RUNS           folder of workdirs, where FLAGS have no --workdir (default: runs); gs:// or s3:// for a cloud
+  DATA           the data set, unless FLAGS have --config.data.root; gs:// or s3:// for a cloud
+  RUNS           folder of workdirs, unless FLAGS have --workdir (default: runs); gs:// or s3:// for a cloud
   PYTHON         the interpreter (default: .venv/bin/python, else python3)
   WANDB_API_KEY  for --config.wandb=True
   SBATCH_FLAGS   further options of sbatch, such as --nodes=4 --gpus-per-node=8; sbatch reads SBATCH_PARTITION itself
@@ -29,8 +29,8 @@ job's id and the commands to watch and stop it. The same command again goes on w
   SKY_FLAGS      further options of sky jobs launch, such as --num-nodes 2 --infra gcp
   ENV_FILE       another file than .env
 
-They, and those of tpu_pod.sh and ovh.sh, are read from the environment, or from .env in the root of the repository;
-.env.example lists them all.
+These variables, and those of tpu_pod.sh and ovh.sh, are read from the environment, or from .env in the root of the
+repository. .env.example lists all of them.
 END
 }
 
@@ -68,7 +68,7 @@ cd "$here/.."
 load_env "${ENV_FILE:-.env}"
 python=$(find_python)
 
-# What FLAGS say counts, then the environment.
+# FLAGS come before the environment.
 workdir=$(flag_value workdir "$@")
 if [ -z "$workdir" ]; then
     variant=$(printf '%s' "$config" | sed 's|.*/||; s|\.py||; s/[^A-Za-z0-9_]\{1,\}/-/g')
@@ -80,13 +80,13 @@ if [ -n "${DATA-}" ] && [ -z "$(flag_value config.data.root "$@")" ]; then
     set -- --config.data.root="$DATA" "$@"
 fi
 set -- --config="$config" "$@"
-# Names of jobs may hold less than names of folders.
+# Names of jobs allow fewer characters than names of folders.
 name=$(basename "$workdir" | tr 'A-Z_' 'a-z-' | sed 's/[^a-z0-9-]\{1,\}/-/g; s/^-*//; s/-*$//')
 [ -n "$name" ] || fail "--workdir=$workdir has no name to call the job by: --workdir=FOLDER/NAME"
 
-# What the target needs.
+# The programs and keys of the target.
 
-# in_bucket NAME VALUE SCHEME...: machines in a cloud see no folder of this one.
+# in_bucket NAME VALUE SCHEME...: machines in a cloud cannot read folders of this machine.
 in_bucket() {
     flag=$1
     value=$2
@@ -166,11 +166,11 @@ run_local() {
 
 run_slurm() {
     mkdir -p runs/jobs
-    # A run that is queued or under way has the same name: two at once would write one workdir.
+    # Waits for a queued or running job of the same name: two at once would write one workdir.
     # shellcheck disable=SC2086 # Several options in one value.
     id=$(PYTHON=$python sbatch --parsable --job-name="$name" --output="runs/jobs/%x-%j.log" --dependency=singleton \
         ${SBATCH_FLAGS-} scripts/slurm/train.sbatch "$@") || exit $?
-    id=${id%%;*} # What follows is the cluster's name.
+    id=${id%%;*} # The cluster's name follows the semicolon.
     log=runs/jobs/$name-$id.log
     started "$id" "tail -F $log" "squeue --job=$id" "scancel $id"
     [ -n "$stream" ] || return 0
@@ -193,11 +193,11 @@ run_tpu() {
 }
 
 run_sky() {
-    shift # The file of the task gives --config itself, first.
+    shift # The task's file sets --config itself.
     flags=$(quote "$@")
     set -- --name "$name" --yes --detach-run --env CONFIG="$config" --env WORKDIR="$workdir" --env DATA="$data" \
         --env FLAGS="$flags"
-    # Of a secret its name alone: sky takes the value from the environment.
+    # Only a secret's name is passed: sky reads the value from the environment.
     case "$workdir $data" in
     *s3://*) secrets='WANDB_API_KEY AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY' ;;
     *) secrets=WANDB_API_KEY ;;

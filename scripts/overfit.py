@@ -1,10 +1,10 @@
-"""Shows that the model can learn 64 real sounds by heart, beside what the PyTorch reference does.
+"""Overfits a model to 64 real sounds and prints its loss beside that of the PyTorch reference.
 
     python scripts/overfit.py --data_root=DATA --json=FILE
 
-DATA is a data set whose train.h5 holds the 64 rows, with stats.npz. Small networks, all rows as one batch, no guidance
-dropout, coupling on. Prints the loss (mean of the last 20 steps) beside the reference's at the same steps, then the
-error of rows sampled for the same sounds. On two CPU cores it takes about an hour.
+DATA is a data set whose train.h5 holds the 64 rows, beside stats.npz. The networks are small, all rows are one batch,
+guidance dropout is off and coupling is on. Prints the loss (mean of the last 20 steps) beside the reference's at the
+same steps, then the error of rows sampled for the same sounds. It takes about an hour on two CPU cores.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ import numpy as np
 from absl import flags
 
 from configs import important
-from data_pipeline import cli
-from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import MEL_SPEC, PARAM_ARRAY, row_shapes
-from data_pipeline.stats import STATS_FILE, load_stats
-from synthjax import sharding
-from synthjax.data import EvalBatches, TrainBatches, from_model_scale, open_split, prefetch
-from synthjax.inference import jit_sampler
-from synthjax.sampling import Sampling
-from synthjax.tasks import SpectrogramTask
-from synthjax.train_step import Trainer, jit_init, jit_train_step
+from data_pipeline.audio.contract import MEL_SHAPE
+from data_pipeline.console import cli
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
+from data_pipeline.shards.reader import PARAM_ARRAY
+from synthjax.cluster import sharding
+from synthjax.methods.examples import from_model_scale
+from synthjax.methods.sampling import Sampling
+from synthjax.methods.task import SpectrogramTask
+from synthjax.runs.model import jit_sampler
+from synthjax.tasks.batches import EvalBatches, TrainBatches, open_split, prefetch
+from synthjax.training.trainer import Trainer, jit_init, jit_train_step
 
 ROWS, STEPS, MEAN_OF = 64, 2_000, 20
-# Loss of the PyTorch reference in bf16 after so many steps, the error of its sampled rows, and of their mean row.
+# Loss of the PyTorch reference in bf16 by step, and the error of its sampled rows.
 REFERENCE = {1: 1.11, 200: 1.06, 300: 0.81, 600: 0.55, 1_100: 0.19, 2_000: 0.14}
 REFERENCE_MSE = 0.0155
 
 
 def make_config(data_root: str) -> Any:
-    """The experiment: d 128, 2 layers, 4 heads, 32 tokens in both networks, Adam 1e-3 after 100 warm-up steps."""
+    """Returns the config: d 128, 2 layers, 4 heads, 32 tokens in both networks, Adam 1e-3 after 100 warm-up steps."""
     config = important.get_config()
     config.compute_dtype = "float32"
     config.data.root, config.data.batch_size = data_root, ROWS
@@ -51,7 +53,7 @@ def make_config(data_root: str) -> Any:
 
 
 def main(argv: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     config = make_config(flags.FLAGS.data_root)
     spec, stats = load_spec(config.data.spec), load_stats(Path(config.data.root) / STATS_FILE)
     reader = open_split(config.data.root, "train", spec)
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
         raise cli.UserError(f"{reader.path} has {len(reader)} rows; this experiment is on {ROWS}")
     mesh = sharding.make_mesh(config.mesh)
     rows = sharding.batch_sharding(mesh)
-    trainer = Trainer.create(config, SpectrogramTask(spec, row_shapes(spec.width)[MEL_SPEC], config.data.min_std_db))
+    trainer = Trainer.create(config, SpectrogramTask(spec, MEL_SHAPE, config.data.min_std_db))
     shardings = trainer.state_shardings(mesh)
     state, step = jit_init(trainer, shardings)(), jit_train_step(trainer, mesh, shardings)
     stats = jax.device_put(stats, sharding.replicated(mesh))

@@ -1,27 +1,27 @@
 #!/bin/sh
-# Training on OVHcloud AI Training, by its program ovhai. See --help.
+# Trains on OVHcloud AI Training, by its program ovhai. See --help.
 set -eu
 
 usage() {
     cat <<'END'
 usage: scripts/ovh.sh run NAME FLAGS...    starts synthjax.train with these flags; prints the job's id
-       scripts/ovh.sh status ID            the job, its state and its history
+       scripts/ovh.sh status ID            prints the job, its state and its history
        scripts/ovh.sh logs ID [--follow]
-       scripts/ovh.sh save ID              copies the workdir to its bucket now, not only at the end
-       scripts/ovh.sh stop ID              has the run save its state and end
+       scripts/ovh.sh save ID              copies the workdir to its bucket now
+       scripts/ovh.sh stop ID              asks the run to save its state and end
        scripts/ovh.sh list
 
 Data and workdir are in buckets, which OVH mounts in the job: run takes --config.data.root=s3://BUCKET/FOLDER and
---workdir=s3://BUCKET/FOLDER and gives training the folders where they are mounted. What is written to a workdir gets
-to its bucket when the job ends or is stopped, and at each save.
+--workdir=s3://BUCKET/FOLDER and gives training the folders where they are mounted. The workdir is copied to its bucket
+when the job ends or is stopped, and at each save.
 
-  OVH_IMAGE       the image that jobs run: scripts/docker/train-gpu.Dockerfile, pushed to a registry
+  OVH_IMAGE       the image of the jobs: scripts/docker/train-gpu.Dockerfile, pushed to a registry
   OVH_DATASTORE   alias under which ovhai knows the S3 store of the buckets (ovhai datastore list)
   OVH_FLAVOR      the machine (default: l40s-1-gpu; ovhai capabilities flavor list; not V100S, too old for CUDA 13)
   OVH_GPUS        how many GPUs (default: 1; at most 4)
   OVH_SECRETS     BUCKET/FOLDER of a private bucket that holds a file netrc with the key of Weights & Biases
 
-They are read from the environment, or from .env in the root of the repository.
+These variables are read from the environment, or from .env in the root of the repository.
 END
 }
 
@@ -43,7 +43,7 @@ load_env "${ENV_FILE:-.env}"
 needs_program ovhai 'https://cli.gra.ai.cloud.ovh.net, then ovhai login'
 checked
 
-# volume s3://BUCKET/FOLDER MOUNT-POINT RIGHTS: as ovhai wants it.
+# volume s3://BUCKET/FOLDER MOUNT-POINT RIGHTS: prints the value of ovhai's --volume.
 volume() {
     path=${1#s3://}
     folder=${path#*/}
@@ -63,10 +63,10 @@ run() {
     data=$(flag_value config.data.root "$@")
     case $workdir in s3://*) ;; *) fail 'run needs --workdir=s3://BUCKET/FOLDER: the job itself keeps nothing' ;; esac
     case $data in '' | s3://*) ;; *) fail "--config.data.root=$data: OVH mounts buckets only, s3://BUCKET/FOLDER" ;; esac
-    # The last of two values counts: those of the mounted folders.
+    # The last value of a flag counts: that of the mounted folder.
     set -- "$@" --workdir=/workspace/run
     [ -z "$data" ] || set -- "$@" --config.data.root=/workspace/data
-    # Its environment can only be set by arguments, which anyone may see: no key goes there.
+    # The job's environment can only be set by arguments, which others may see, so no key is set there.
     set -- "$OVH_IMAGE" -- python -m synthjax.train "$@"
     [ -z "$data" ] || set -- --volume "$(volume "$data" /workspace/data ro:cache)" "$@"
     [ -z "${OVH_SECRETS-}" ] || set -- --volume "$(volume "$OVH_SECRETS" /workspace/secrets ro)" \

@@ -3,8 +3,7 @@
     python scripts/quickstart.py [--samples=N]
 
 Renders sounds of the built-in synthesizer, trains a small model on them, evaluates it and predicts the patch of a
-sound that it has never heard. Prints every command, so that you can run them yourself; run again, it goes on where it
-stopped.
+held-out sound. Prints every command, so that you can run them yourself. Started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from pathlib import Path
 import soundfile
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.commands import run_command
-from data_pipeline.shards import AUDIO, ShardReader
-from data_pipeline.synths.protocol import SAMPLE_RATE
+from data_pipeline.audio.contract import SAMPLE_RATE
+from data_pipeline.console import cli
+from data_pipeline.console.cli import run_command
+from data_pipeline.shards.reader import AUDIO, ShardReader
 
 DATA = Path("data/quickstart")
 RUN = Path("runs/quickstart")
@@ -27,7 +26,7 @@ HELD_OUT = DATA / "held_out.wav"
 
 
 def main(argv: list[str]) -> int:
-    """Entry point of the command."""
+    """The command."""
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}")
     start = time.monotonic()
@@ -70,7 +69,7 @@ def stages() -> list[list[str]]:
 
 
 def _write_held_out_sound() -> None:
-    """The first sound of the test split, as the file that a person would bring."""
+    """Writes the first sound of the test split as a sound file."""
     audio = ShardReader(DATA / "test.h5").read(AUDIO, 0)
     soundfile.write(HELD_OUT, audio.astype("float32").T, SAMPLE_RATE)
 

@@ -1,18 +1,18 @@
 #!/bin/sh
-# Renders shards one after the other and brings each to a bucket as it is finished. See --help.
+# Renders shards one after the other and copies each finished one to a bucket. See --help.
 set -eu
 
 usage() {
     cat <<'END'
 usage: scripts/render_to_bucket.sh URL SHARDS FLAGS...
 
-Renders the shards (such as 0-9) with the flags of data_pipeline.render_shards, all but --output and --shards, and
-brings each to URL (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder) when it is finished. Shards that are there
-already are not rendered again: after a preemption the same command goes on, and of the shard that was under way only
-what this machine still has is kept. Patches that were redrawn are noted beside the shards, in rejected-N.jsonl.
+Renders the shards (such as 0-9) with the flags of data_pipeline.render_shards, except --output and --shards, and copies
+each finished one to URL (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder). Shards that are at URL already are not
+rendered again. After a preemption the same command continues; of an unfinished shard only the rows on this machine's
+disk are kept. Patches that were drawn again are listed beside the shards, in rejected-N.jsonl.
 
   PYTHON    the interpreter (default: .venv/bin/python, else python3)
-  SCRATCH   folder for the shard under way (default: data/render)
+  SCRATCH   folder for the unfinished shard (default: data/render)
 END
 }
 
@@ -35,8 +35,8 @@ python=$(find_python)
 scratch=${SCRATCH:-data/render}
 
 numbers=$("$python" -c 'import sys
-from data_pipeline.cli import UserError, fail
-from data_pipeline.splits import parse_shards
+from data_pipeline.console.cli import UserError, fail
+from data_pipeline.shards.splits import parse_shards
 try:
     print(*parse_shards(sys.argv[1]))
 except UserError as error:

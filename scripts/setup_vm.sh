@@ -1,14 +1,14 @@
 #!/bin/sh
-# Makes .venv on a fresh virtual machine. See --help.
+# Makes .venv on a new virtual machine. See --help.
 set -eu
 
 usage() {
     cat <<'END'
 usage: scripts/setup_vm.sh gpu | tpu | render
 
-Makes .venv in the root of the repository for training on NVIDIA GPUs, for training on TPUs, or for rendering with
-Surge XT (which is GPL-3, as is pedalboard, which hosts it). Root is not needed, but for system libraries that Surge XT
-lacks, which are fetched by sudo apt-get where that exists. What is there already is left as it is.
+Makes .venv in the root of the repository: for training on NVIDIA GPUs, for training on TPUs, or for rendering with
+Surge XT (Surge XT and its host pedalboard are GPL-3). Root is needed only for system libraries that Surge XT lacks;
+they are installed by sudo apt-get, where that exists. An existing .venv or plugin is not replaced.
 END
 }
 
@@ -16,7 +16,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/common.sh
 . "$here/common.sh"
 
-# Machine images often come with an older Python, or without its venv: uv brings one of its own.
+# Machine images often have an older Python, or one without venv. In that case uv fetches a Python.
 make_venv() {
     for python in python3.12 python3.13 python3.11 python3; do
         if has "$python" && "$python" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -33,7 +33,7 @@ make_venv() {
 
 install_surge() {
     sh scripts/install_surge_xt.sh && return
-    # It named libraries that are missing: the ones that Surge XT's own package asks for.
+    # Libraries are missing: install those that Surge XT's own package depends on.
     if has apt-get && has sudo; then
         sudo apt-get update -qq
         sudo apt-get install -qq -y libcairo2 libfontconfig1 libfreetype6 libx11-6 libxcb1 libxcb-cursor0 libxcb-util1 \

@@ -1,19 +1,19 @@
 #!/bin/sh
-# A Cloud TPU pod slice, from its creation to its deletion. See --help.
+# Makes, uses and deletes a Cloud TPU pod slice. See --help.
 set -eu
 
 usage() {
     cat <<'END'
 usage: scripts/tpu_pod.sh COMMAND
 
-  create                 asks for the slice and waits until it is there; one that was preempted is made anew
+  create                 requests the slice and waits for it; replaces a preempted one
   install                copies the repository to every worker and makes its environment there
   run FLAGS...           starts synthjax.train with these flags on every worker, detached
-  status                 state of the slice, and of the run on every worker
-  logs [--follow] [--worker=N]    the run's log, of worker 0 if not told otherwise
-  stop                   asks the run to save its state and end; the slice stays, and costs
+  status                 prints the state of the slice, and of the run on every worker
+  logs [--follow] [--worker=N]    prints the run's log of worker N (default: 0)
+  stop                   asks the run to save its state and end; the slice stays, and you pay for it
   delete                 deletes the slice
-  list                   all slices and requests in the zone
+  list                   lists all slices and requests in the zone
 
   TPU_NAME      name of the slice (default: synthjax)
   TPU_ZONE      its zone, such as us-central1-a
@@ -22,10 +22,10 @@ usage: scripts/tpu_pod.sh COMMAND
   TPU_RUNTIME   TPU software version (default: the one for JAX of that type)
   TPU_SPOT      yes (default): may be preempted, at a fraction of the price; no: may not
   TPU_QUEUED    yes (default): a queued resource, which waits for capacity; no: made at once or not at all
-  TPU_SERVICE_ACCOUNT    whose rights the workers have (default: the project's own)
+  TPU_SERVICE_ACCOUNT    service account of the workers (default: the project's own)
   WANDB_API_KEY          is copied to the workers, in a file that only their user can read
 
-They are read from the environment, or from .env in the root of the repository.
+These variables are read from the environment, or from .env in the root of the repository.
 END
 }
 
@@ -58,12 +58,12 @@ checked
 spot=${TPU_SPOT:-yes}
 queued=${TPU_QUEUED:-yes}
 
-# tpu GROUP ACTION ...: gcloud compute tpus in the zone and project.
+# tpu GROUP ACTION ...: runs gcloud compute tpus in the zone and project.
 tpu() {
     gcloud compute tpus "$@" --zone="$TPU_ZONE" ${TPU_PROJECT:+"--project=$TPU_PROJECT"}
 }
 
-# on WORKERS SHELL-CODE
+# on WORKERS SHELL-CODE: runs the code on the workers, in a shell.
 on() {
     tpu tpu-vm ssh "$name" --worker="$1" --command="$2"
 }
@@ -78,9 +78,9 @@ runtime() {
     esac
 }
 
-# state_of GROUP FIELD: nothing where there is no such thing.
+# state_of GROUP FIELD: prints a state; prints nothing if the slice or request does not exist.
 state_of() {
-    # The answer goes on as ours; only errors are looked at.
+    # gcloud's answer goes to stdout; its errors are kept to be examined.
     { told=$(tpu "$1" describe "$name" --format="value($2)" 2>&1 >&3 3>&-); } 3>&1 && return
     case $told in *NOT_FOUND* | *'not found'*) ;; *) fail "$(printf '%s' "${told#ERROR: }" | tr '\n' ' ')" ;; esac
 }
@@ -143,7 +143,7 @@ create_queued() {
     done
 }
 
-# What git tracks or would track, as it is now; never .env.
+# Packs the files that git tracks or would track, as they are on disk; never .env.
 pack() {
     git -c core.quotePath=false ls-files --cached --others --exclude-standard -- . ':(exclude).env' |
         while IFS= read -r file; do
@@ -164,7 +164,7 @@ install() {
     printf 'copying %s bytes to every worker\n' "$(($(wc -c <"$work/synthjax.tar.gz")))"
     tpu tpu-vm scp "$work/synthjax.tar.gz" "$name:synthjax.tar.gz" --worker=all
     if [ -n "${WANDB_API_KEY-}" ]; then
-        # Arguments are seen by everyone on a machine and by gcloud's logs: a file is not.
+        # Everyone on a machine can see arguments, and gcloud logs them, so the key travels in a file.
         printf 'WANDB_API_KEY=%s\n' "$(quote "$WANDB_API_KEY")" >"$work/secrets"
         tpu tpu-vm scp "$work/secrets" "$name:$secrets" --worker=all
     fi

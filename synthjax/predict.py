@@ -1,38 +1,39 @@
-"""Predicts the patches behind sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
+"""Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
 
-A SOUND is a file, or a folder whose sounds are all taken. For each the output folder gets NAME.json (the value of
-every parameter, the pitch and the note's times), NAME.vstpreset to load in any host (Surge XT's in any case, another
-VST3 plugin's where --plugin names it), and, where the synthesizer is at hand, NAME.wav, the patch as it sounds: then
-the candidates drawn from the posterior are ranked by how near they sound to the target. report.html shows and plays it
-all. A sound that cannot be read is reported and left out; the exit code is 1 then.
+A SOUND is a file, or a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of
+every parameter, the pitch and the note's times) and NAME.vstpreset, which loads in any host. Presets of Surge XT are
+always written; those of another VST3 plugin if --plugin names it. If the synthesizer is installed, the candidates are
+rendered and ranked by how near they sound to the target, and NAME.wav is the render. report.html shows and plays all.
+A sound that cannot be read is reported and left out; then the exit code is 1.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.atomic import make_folder
-from data_pipeline.audio_io import LoadedSound, load_sound
-from data_pipeline.counted import counted
-from data_pipeline.param_spec import ParamSpec
-from data_pipeline.patch_renderer import PatchRenderer
-from data_pipeline.progress import progress_bar
-from data_pipeline.stats import STATS_FILE, load_stats
-from synthjax import compilation_cache, model_flags, renderer_flags
-from synthjax.inference import TrainedModel
-from synthjax.prediction_files import PredictionFiles
-from synthjax.prediction_report import PredictionReport
-from synthjax.predictor import Predictor
-from synthjax.report_entries import described
-from synthjax.sound_files import find_sounds, require_apart, result_names
+from data_pipeline.audio.sound_files import LoadedSound, load_sound
+from data_pipeline.console import cli
+from data_pipeline.console.atomic import make_folder
+from data_pipeline.console.cli import counted
+from data_pipeline.console.progress import progress_bar
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
+from synthjax.cluster import compilation_cache
+from synthjax.inference import renderer_flags
+from synthjax.inference.files import PredictionFiles
+from synthjax.inference.predictor import Predictor
+from synthjax.inference.sound_paths import find_sounds, require_apart, result_names
+from synthjax.report.entries import described
+from synthjax.report.prediction import prediction_report
+from synthjax.runs import model_flags
+from synthjax.runs.model import Model
 
 
 def main(argv: list[str]) -> int:
@@ -61,14 +62,14 @@ def main(argv: list[str]) -> int:
 
 
 def _check_refinement() -> None:
-    """What --refine needs beside a plugin. Raises UserError."""
+    """Raises UserError if --refine lacks a renderer or its library."""
     if not flags.FLAGS.render:
         raise cli.UserError("--refine searches by rendering: leave out --norender")
-    importlib.import_module("synthjax.refine")  # Its library is optional.
+    importlib.import_module("synthjax.inference.refine")  # Raises UserError without cmaes, which is optional.
 
 
 def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
-    """The renderer of the flags; none, after saying why, where there is none and nobody has asked for it."""
+    """The renderer that the flags ask for. If there is none and no flag needs one, prints why and gives None."""
     f = flags.FLAGS
     if not f.render:
         return nullcontext()
@@ -85,7 +86,7 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
 
 
 def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:
-    """Writes the results of every sound that can be read, and returns what is wrong with the others."""
+    """Writes the results of every sound that can be read; returns an error message for each of the others."""
     f = flags.FLAGS
     model = predictor.model
     files = PredictionFiles(output, model.spec, predictor.renderer)
@@ -94,7 +95,11 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     at_once = model.batch_size(len(sounds), f.candidates)
     names = result_names(sounds)
     faults: list[str] = []
-    with progress_bar("predicting", len(sounds)) as advance, _report(output, about, len(sounds)) as report:
+    described_run = described({"run": f.workdir, **about})
+    with (
+        progress_bar("predicting", len(sounds)) as advance,
+        prediction_report(output / "report.html", described_run, len(sounds)) as add_to_report,
+    ):
         for first in range(0, len(sounds), at_once):
             group = range(first, min(first + at_once, len(sounds)))
             loaded = {index: sound for index in group if (sound := _load(sounds[index], faults))}
@@ -105,24 +110,11 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
                 if f.refine:
                     prediction, interrupted = predictor.refine(sound.audio, prediction, f.refine, seed=f.seed)
                 files.write(names[index], prediction, {"sound": str(sounds[index]), **about})
-                report.add(names[index], sound, prediction)
+                add_to_report(names[index], sound, prediction)
                 if interrupted:
                     raise KeyboardInterrupt
                 advance(1)
     return faults
-
-
-@contextmanager
-def _report(output: Path, about: Mapping[str, Any], sounds: int) -> Iterator[PredictionReport]:
-    """The report, finished in the end and on Ctrl-C with what there is."""
-    about = described({"run": flags.FLAGS.workdir, **about})
-    with PredictionReport(output / "report.html", about, sounds) as report:
-        try:
-            yield report
-        except KeyboardInterrupt:
-            report.finish()
-            raise
-        report.finish()
 
 
 def _load(sound: Path, faults: list[str]) -> LoadedSound | None:
@@ -136,8 +128,8 @@ def _load(sound: Path, faults: list[str]) -> LoadedSound | None:
     return loaded
 
 
-def _check_statistics(model: TrainedModel, path: Path) -> None:
-    """A sound is standardised as the training data were; other statistics would be another model's."""
+def _check_statistics(model: Model, path: Path) -> None:
+    """Raises UserError unless the data set at --data_root has the statistics that the model was trained with."""
     if any((mine != theirs).any() for mine, theirs in zip(model.stats or (), load_stats(path), strict=True)):
         raise cli.UserError(f"{path} is not what this model was trained with: leave out --data_root")
 

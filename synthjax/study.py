@@ -1,15 +1,14 @@
 """Trains and measures a grid of experiments: python -m synthjax.study configs/studies/k_osc.py --workdir=DIR
 
-Every run has a folder of its own under DIR and is made by the commands that a person would type, which it prints. Run
-again, the study goes on where it stopped: finished runs are kept, one that was interrupted goes on from its last
-checkpoint. table.csv (a line a run), table.md (a line for each experiment, over its seeds) and figure.png are written
-anew after every run. Ctrl-C stops between or within runs and loses nothing but the steps since the last checkpoint.
+Every run has a folder of its own under DIR. The study prints and executes the commands that a person would type.
+Started again, it goes on where it stopped: finished runs are kept, and an interrupted run goes on from its last
+checkpoint. table.csv (a line for each run), table.md (a line for each experiment, over its seeds) and figure.png are
+written after every run. Ctrl-C stops between or within runs; only the steps since the last checkpoint are lost.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from data_pipeline import cli
-from data_pipeline.atomic import make_folder
-from data_pipeline.cli import UserError
-from data_pipeline.commands import run_command
-from synthjax.study_table import Finished, write_tables
+from data_pipeline.console import cli
+from data_pipeline.console.atomic import make_folder
+from data_pipeline.console.cli import UserError, run_command
+from synthjax.evaluation.study_table import Finished, write_tables
+from synthjax.evaluation.table import METRICS_FILE, Table, read_table
 
 SPLIT = "test"
 
@@ -37,12 +36,12 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of the run's folder."""
         return "-".join([*(f"{key}={value}" for key, value in self.choices.items()), f"seed={self.seed}"])
 
     @property
     def argument(self) -> str:
-        """What the experiment's config is asked for: a word that says all, or key=value where it is one of a kind."""
+        """The argument of the experiment's config: the task's name, and key=value for every other choice."""
         return ",".join(str(value) if key == "task" else f"{key}={value}" for key, value in self.choices.items())
 
 
@@ -81,16 +80,16 @@ def load_study(name: str) -> ml_collections.ConfigDict:
 
 
 def plan(study: ml_collections.ConfigDict) -> Iterator[StudyRun]:
-    """Every run, seed by seed, so that a study that is stopped has covered its grid as well as it could."""
+    """Every run, seed by seed, so that a study that is stopped has covered as much of its grid as possible."""
     layout = study.figure
-    entries = (layout.panels, layout.against, layout.lines)  # A ConfigDict would give them by the alphabet.
+    entries = (layout.panels, layout.against, layout.lines)  # A ConfigDict would sort them by name.
     for seed in study.seeds:
         for values in itertools.product(*(study.grid[entry] for entry in entries)):
             yield StudyRun(dict(zip(entries, values, strict=True)), seed)
 
 
 def commands(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> list[list[str]]:
-    """What a run executes: module and arguments of each command."""
+    """The commands of a run, each as module and arguments."""
     workdir = f"--workdir={folder / run.name}"
     overrides = [f"--config.{key}={value}" for key, value in _flat(study.overrides)]
     output = f"--output={_output(folder, run)}"
@@ -105,7 +104,7 @@ def execute(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> in
     """Runs the commands one after the other; returns the exit code of the first that fails, or 0.
 
     Raises:
-      UserError: if training ended well and yet short of its steps, as after SIGTERM.
+      UserError: if training ended without error before its last step, as after SIGTERM.
     """
     for module, *arguments in commands(study, folder, run):
         if code := run_command(module, arguments):
@@ -116,19 +115,17 @@ def execute(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> in
 
 
 def finished(study: ml_collections.ConfigDict, folder: Path, runs: list[StudyRun]) -> list[Finished]:
-    """All runs so far with what was measured."""
+    """The finished runs with their tables."""
     measured = [(run, read_metrics(study, folder, run)) for run in runs]
-    return [Finished(run.choices, run.seed, metrics) for run, metrics in measured if metrics is not None]
+    return [Finished(run.choices, run.seed, table) for run, table in measured if table is not None]
 
 
-def read_metrics(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> dict[str, Any] | None:
-    """What was measured of a run after all its steps, or None where it is not done."""
-    try:
-        metrics = json.loads((_output(folder, run) / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def read_metrics(study: ml_collections.ConfigDict, folder: Path, run: StudyRun) -> Table | None:
+    """The table of a run that was measured after all its steps; None where the run is not done."""
+    table = read_table(_output(folder, run) / METRICS_FILE)
+    if table is None or (table.about.get("checkpoint"), table.count) != (study.overrides.train.steps, study.rows):
         return None
-    done = (metrics.get("checkpoint"), metrics.get("count")) == (study.overrides.train.steps, study.rows)
-    return metrics if done else None
+    return table
 
 
 def _output(folder: Path, run: StudyRun) -> Path:

@@ -29,7 +29,9 @@ from google.cloud import storage
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.s3.models import s3_backends
 
-from data_pipeline import storage_gcs, storage_s3, transfer
+from data_pipeline.cloud import gcs as storage_gcs
+from data_pipeline.cloud import s3 as storage_s3
+from data_pipeline.cloud import transfer
 
 # What no output may hold. The variables are set wherever a test talks to a server.
 SECRETS = {

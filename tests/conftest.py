@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from data_pipeline.shards import ShardReader
-from data_pipeline.splits import write_splits
-from data_pipeline.stats import STATS_FILE, compute_stats, save_stats
+from data_pipeline.shards.mel_stats import STATS_FILE, compute_stats, save_stats
+from data_pipeline.shards.reader import ShardReader
+from data_pipeline.shards.splits import write_splits
 from tests.helpers import REPOSITORY, make_rows, write
 
 # Started in the background, as CI may be, all processes would ignore Ctrl-C, which some tests send.
@@ -26,10 +26,11 @@ for name in [*os.environ]:
 for name in ("RAY_ADDRESS", "HDF5_VDS_PREFIX", "HDF5_EXT_PREFIX"):
     os.environ.pop(name, None)
 
-# Most time of these tests goes into compiling small programs, the same ones in many processes: keep them between
-# processes, and do not optimise code that runs for milliseconds. What a test says about compilation counts traces,
-# which neither changes.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".cache" / "xla"))
+# Most time of these tests goes into compiling small programs, the same ones in many processes and in every clone. They
+# are kept in the user's cache, and code that runs for milliseconds is not optimised. Tests about compilation count
+# traces, which neither changes.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "synthjax" / "test-programs"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Eight devices on two cores: XLA's pool has one thread a device, which are used up, and wait for each other for ever,

@@ -7,9 +7,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import ShardAttributes, ShardReader, write_shard
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.reader import ShardAttributes, ShardReader, write_shard
+from tests.command_server import CommandServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = load_spec("surge_simple")
@@ -74,25 +76,30 @@ def write_old(path: Path, rows: Rows) -> Path:
 def run_cli(
     module: str, *arguments: object, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Runs ``python -m module`` as a person does; no run may end in a traceback, a lost worker's is told indented."""
-    result = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
+    """Runs ``python -m MODULE``; no run may end in a traceback (one of a lost worker is indented)."""
+    return _run_python(["-m", module, *map(str, arguments)], cwd or Path.cwd(), environment)
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs ``python scripts/SCRIPT.py``; no run may end in a traceback."""
+    return _run_python([f"scripts/{script}.py", *map(str, arguments)], REPOSITORY, {})
+
+
+def _run_python(command: list[str], cwd: Path, changes: Mapping[str, str]) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **changes}
+    server = _command_server()
+    if server.serves(environment):
+        result = server.run(command, cwd, environment, timeout=1500)
+    else:
+        command = [sys.executable, *command]
+        result = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=1500)
     assert not re.search("^Traceback", result.stderr, re.MULTILINE)
     return result
 
 
-def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs ``python scripts/NAME.py`` as a person does; no run may end in a traceback."""
-    command = [sys.executable, f"scripts/{script}.py", *map(str, arguments)]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1500)
-    assert "Traceback" not in result.stderr
-    return result
+@cache
+def _command_server() -> CommandServer:
+    return CommandServer(REPOSITORY)
 
 
 @contextmanager

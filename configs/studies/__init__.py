@@ -1,1 +1,1 @@
-"""Grids of experiments; see synthjax.study."""
+"""Grids of experiments, which synthjax.study runs."""

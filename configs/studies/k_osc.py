@@ -1,7 +1,12 @@
 """The paper's synthetic study: every model at k = 4, 8, 16, 32 oscillators, symmetric and asymmetric.
 
-python -m synthjax.study configs/studies/k_osc.py --workdir=runs/k_osc           # for a GPU: days of 400 k steps
-python -m synthjax.study configs/studies/k_osc.py:cpu --workdir=runs/k_osc_cpu   # two cores: k = 4, short runs
+    python -m synthjax.study configs/studies/k_osc.py --workdir=runs/k_osc           # 400 k steps a run
+    python -m synthjax.study configs/studies/k_osc.py:cpu --workdir=runs/k_osc_cpu   # k = 4, 1,200 steps a run
+
+The whole study is made for a GPU. Its time and scores: not measured. The one variant is cpu, measured on two cores: 3
+to 10 minutes a run beside other work. Its log spectral distance, mean of two seeds, is 10.66 dB (sorted_mse) to 11.86
+dB (mse) on the symmetric task and 8.95 dB (mse) to 11.62 dB (param2tok) on the asymmetric one; random rows give 12.19
+and 12.14.
 """
 
 import ml_collections
@@ -13,7 +18,7 @@ VARIANTS: dict[str, Overrides] = {
         "grid.k": (4,),
         "overrides.data.batch_size": 64,
         "overrides.data.workers": 0,
-        # Two cores spend nearly all their time in this encoder: a third as wide it sees nine times as many examples.
+        # Two cores spend nearly all their time in the encoder. A third of the width allows nine times as many examples.
         "overrides.model.encoder.channels": 8,
         "overrides.optim.lr": 1e-3,
         "overrides.optim.final_lr": 1e-5,
@@ -28,9 +33,9 @@ VARIANTS: dict[str, Overrides] = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """What the study varies, what is the same in all its runs, and how its figure is laid out."""
+    """The values that the study varies, those that all its runs share, and the layout of its figure."""
     c = ml_collections.ConfigDict()
-    # Each run takes one value of every entry: CONFIG:model=…,k=…,symmetric.
+    # Each run takes one value of every entry: CONFIG:model=...,k=...,symmetric.
     c.config = "configs/k_osc.py"
     c.grid = grid = ml_collections.ConfigDict()
     grid.task = ("symmetric", "asymmetric")
@@ -38,7 +43,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     grid.model = ("param2tok", "equivariant", "mlp", "mse", "sorted_mse", "chamfer")
     c.seeds = (0, 1)
 
-    # Set in every run.
+    # Values that every run sets.
     c.overrides = overrides = ml_collections.ConfigDict()
     overrides.data = ml_collections.ConfigDict({"batch_size": 1_024, "workers": 2})
     overrides.model = ml_collections.ConfigDict({"encoder": {"channels": 24}})
@@ -47,7 +52,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     overrides.checkpoint = ml_collections.ConfigDict({"every": 10_000})
     overrides.sampling = ml_collections.ConfigDict({"steps": 200})
 
-    # Held-out rows that a run is measured on.
+    # Held-out rows on which a run is measured.
     c.rows = 2_048
 
     # The figure: a column of panels for each value of one entry, a line for each of another, against a third.

@@ -1,1 +1,1 @@
-"""Synthesizers: each turns one patch and one note into sound, alone in its process. ``protocol`` says how."""
+"""Synthesizers: each turns a patch and a note into sound. ``protocol`` has their interface and their list."""

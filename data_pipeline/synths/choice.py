@@ -1,42 +1,36 @@
-"""Which synthesizer a spec belongs to, whether it is at hand, and how it shows values.
+"""Which synthesizer renders a spec, whether its settings fit, and whether it is installed.
 
-A synthesizer knows its parameters by name, so names decide, whatever a spec's file is called: who has narrowed a range
-or changed a weight of ``surge_simple`` has still a spec of Surge XT.
+Parameter names decide which synthesizer a spec belongs to, whatever the spec's file is called: a copy of
+``surge_simple`` with a narrowed range or a changed weight is still a spec of Surge XT.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from data_pipeline.cli import UserError
-from data_pipeline.param_spec import ParamSpec, load_spec
-from data_pipeline.surge_display import surge_texts
-from data_pipeline.surge_patch import PatchTemplate
-from data_pipeline.synths.protocol import SUBTRACTIVE, SURGE_XT, VST3, SynthSettings
-from data_pipeline.synths.surge_xt import plugin_path
-
-SURGE_SPECS = ("surge_simple", "surge_xt")
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec, load_spec
+from data_pipeline.synths.hosting import NEEDS_PEDALBOARD
+from data_pipeline.synths.protocol import SUBTRACTIVE, SURGE_XT, VST3, SynthSettings, module_of
+from data_pipeline.synths.surge.patch import PatchTemplate, surge_template
+from data_pipeline.synths.surge.synth import plugin_path
 
 
 def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "") -> SynthSettings:
-    """The synthesizer that renders a spec's rows; ``plugin`` and ``preset`` are paths as in ``SynthSettings``.
+    """Returns the synthesizer that renders a spec's rows; ``plugin`` and ``preset`` are paths as in ``SynthSettings``.
 
-    A spec with the parameters of a bundled one is rendered as that one is. Any other is the ``plugin``'s, and so is
-    every spec where ``preset`` names a base patch: the bundled ones have their own. Raises UserError where nobody
-    knows the spec.
+    A spec with the parameters of a bundled one belongs to that one's synthesizer. Any other spec belongs to
+    ``plugin``. With a base patch in ``preset`` every spec does: the bundled specs have base patches of their own.
+    Raises UserError for a spec of no known synthesizer.
     """
     if preset and not plugin:
         raise UserError(f"--preset={preset} is the base patch of a plugin: name the plugin with --plugin")
     if not preset:
-        if _names(spec) == _names(load_spec(SUBTRACTIVE)):
+        if spec.slices.keys() == load_spec(SUBTRACTIVE).slices.keys():
             return SynthSettings(SUBTRACTIVE, spec)
-        if surge_spec := _as_surge_spec(spec):
-            return SynthSettings(SURGE_XT, surge_spec, plugin)
+        if template := surge_template(spec):
+            return SynthSettings(SURGE_XT, template.spec, plugin)
     if plugin:
         return SynthSettings(VST3, spec, plugin, preset)
     raise UserError(
@@ -45,11 +39,30 @@ def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "") -> SynthSetti
     )
 
 
-def why_no_renderer(settings: SynthSettings, named_by: str = "--plugin") -> str | None:
-    """In one line what is missing for the synthesizer to be opened, told without opening it; None where nothing is.
+def check_settings(settings: SynthSettings) -> None:
+    """Checks that the synthesizer uses every setting and lacks none, without opening it. Raises UserError."""
+    module_of(settings.synth)
+    if settings.preset and settings.synth in (SUBTRACTIVE, SURGE_XT):
+        raise UserError(
+            f"--preset={settings.preset} would be ignored: synth {settings.synth} has its own base patches; leave the "
+            "preset out, or render the plugin from it with --config.synth=vst3"
+        )
+    if settings.plugin and settings.synth == SUBTRACTIVE:
+        raise UserError(f"--plugin={settings.plugin} would be ignored: synth {SUBTRACTIVE} is built in")
+    if settings.synth == VST3 and not settings.plugin:
+        raise UserError(f"synth {VST3} needs its plugin: --plugin=PATH.vst3")
+    if settings.synth == SURGE_XT:
+        try:
+            PatchTemplate(settings.spec)
+        except UserError as error:
+            raise UserError(f"{error}; a spec of another plugin is rendered with --config.synth=vst3") from error
 
-    ``named_by`` is how the command at hand is told of a plugin. Opening may fail all the same, on a plugin
-    that is damaged or another one.
+
+def why_no_renderer(settings: SynthSettings, named_by: str = "--plugin") -> str | None:
+    """Returns one line that names the missing plugin, preset or package; None where nothing is missing.
+
+    The synthesizer is not opened, so a damaged plugin is not noticed. ``named_by`` is the flag or variable that names
+    the plugin for the command at hand.
     """
     if settings.synth not in (SURGE_XT, VST3):
         return None
@@ -58,35 +71,7 @@ def why_no_renderer(settings: SynthSettings, named_by: str = "--plugin") -> str 
         fetched = ", or fetch Surge XT with make surge-xt" if settings.synth == SURGE_XT else ""
         return f"there is no plugin at {plugin!r}: name a .vst3 with {named_by}{fetched}"
     if importlib.util.find_spec("pedalboard") is None:
-        return "plugins need pedalboard (GPL-3): pip install 'synthjax[render]'"
+        return NEEDS_PEDALBOARD
     if settings.preset and not Path(settings.preset).is_file():
         return f"there is no preset at {settings.preset!r}"
     return None
-
-
-def display_texts(spec: ParamSpec, values: Mapping[str, Any]) -> dict[str, str]:
-    """Raw values by name to what the synthesizer shows, for every synthesizer parameter, in the order of the spec.
-
-    Surge XT's are known as its window shows them, others as labels and numbers.
-    """
-    if surge_spec := _as_surge_spec(spec):
-        return surge_texts(surge_spec, values)
-    labels = spec.labels(values)
-    names = [parameter.name for parameter in spec.synth_params]
-    return {name: str(labels[name]) if name in labels else f"{values[name]:.3f}" for name in names}
-
-
-@cache
-def _as_surge_spec(spec: ParamSpec) -> ParamSpec | None:
-    """The spec under the name that Surge XT's base patches have it by; None where it is not Surge XT's."""
-    twin = next((name for name in SURGE_SPECS if _names(load_spec(name)) == _names(spec)), spec.name)
-    named = replace(spec, name=twin)
-    try:
-        PatchTemplate(named)
-    except UserError:
-        return None  # Another plugin's, or Surge XT's with a base patch that only its user has.
-    return named
-
-
-def _names(spec: ParamSpec) -> set[str]:
-    return set(spec.slices)

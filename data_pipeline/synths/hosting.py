@@ -1,104 +1,111 @@
-"""What hosted instruments have in common: how pedalboard shows a plugin, and how to play one note on it alone.
+"""Plugins hosted by pedalboard: loading a plugin and its base patch, playing one note, comparing the patch it holds.
 
-A plugin smooths its parameters and keeps echoes: after a change it must run until the change has settled and all
-that sounded before has died away, or both would be heard in the next note. A plugin may even take a preset in only
-when it next runs.
+A plugin smooths its parameters and keeps echoes. After a change it must run until the change has settled and earlier
+sounds have died away; otherwise the next note contains both. Some plugins take in a preset only when they next run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cli import UserError
-from data_pipeline.synths.protocol import (
-    CHANNELS,
-    NOTE_TIMES,
-    PITCH,
-    SAMPLE_RATE,
-    SAMPLES,
-    SECONDS,
-    VELOCITY,
-    Audio,
-)
+from data_pipeline.audio.contract import AUDIO_SHAPE, CHANNELS, SAMPLE_RATE, SECONDS, VELOCITY
+from data_pipeline.console.cli import UserError, counted
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, DriftError
+from data_pipeline.synths.vst3_preset import read_state
 
 MIN_FLUSH_SECONDS = 0.5
 MAX_FLUSH_SECONDS = 4.0
 FLUSH_BLOCK_SECONDS = 0.125
 SILENCE_PEAK = 10 ** (-90 / 20)
-# One size for every call: another would make the plugin prepare itself anew.
+# The same size for every call: with another size the plugin would prepare itself again.
 BUFFER_SIZE = 2048
 
 NOTE_ON, NOTE_OFF, CONTROLLER = 0x90, 0x80, 0xB0
 ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123
+# Differences that an error message names.
+DIFFERENCES_SHOWN = 3
+NEEDS_PEDALBOARD = "plugins need pedalboard (GPL-3): pip install 'synthjax[render]'"
 
 MidiMessage = tuple[bytes, float]
 """The message and its time in seconds."""
 
 
-class HostedParameter(Protocol):
-    """One parameter of a plugin; ``raw_value`` lies in 0..1."""
+HostedPlugin = Any
+"""pedalboard's ``VST3Plugin``; pedalboard is optional. The code uses ``process``, ``preset_data`` (the state as a
+``.vstpreset``) and ``parameters`` (objects by name with a ``raw_value`` in 0..1; reading this property is slow).
+"""
 
-    raw_value: float
 
+def load_plugin(path: str | Path) -> Any:
+    """Loads a VST3 instrument as pedalboard's ``VST3Plugin``; no display is needed.
 
-class HostedPlugin(Protocol):
-    """The part of ``pedalboard.VST3Plugin`` that is used here."""
-
-    @property
-    def preset_data(self) -> bytes:
-        """The plugin's state as a ``.vstpreset``; ``load_preset`` sets it."""
-        ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Parameter objects by name (``HostedParameter``); slow to ask for."""
-        ...
-
-    def process(
-        self,
-        midi_messages: Sequence[MidiMessage],
-        duration: float,
-        sample_rate: float,
-        num_channels: int,
-        buffer_size: int,
-        reset: bool,
-    ) -> NDArray[np.float32]:
-        """Plays messages for ``duration`` seconds and returns audio (channels, samples)."""
-        ...
+    Raises UserError where pedalboard or the plugin is missing, or the plugin cannot be loaded or is no instrument.
+    """
+    if not str(path) or not Path(path).exists():
+        raise UserError(
+            f"there is no plugin at {str(path)!r}: name a .vst3 with --plugin, or fetch Surge XT with make surge-xt"
+        )
+    try:
+        import pedalboard
+    except ImportError as error:
+        raise UserError(NEEDS_PEDALBOARD) from error
+    try:
+        plugin = pedalboard.VST3Plugin(str(path))
+    except Exception as error:  # Loading runs the plugin's own code; pedalboard reports in many types.
+        raise UserError(f"the plugin {path} cannot be loaded: {error}") from error
+    if not plugin.is_instrument:
+        raise UserError(f"the plugin {path} is an effect; an instrument is needed")
+    return plugin
 
 
 def load_preset(plugin: HostedPlugin, preset: bytes) -> None:
-    """Gives the plugin a whole ``.vstpreset``.
-
-    By the way of ``object``, because pedalboard's own assignment first compares the name with those of all
-    parameters: with thousands of them that takes longer than the loading.
-    """
+    """Loads a whole ``.vstpreset`` into the plugin."""
+    # pedalboard's own assignment compares the name with those of all parameters, which takes longer than the loading.
     object.__setattr__(plugin, "preset_data", preset)
 
 
-def play_note(plugin: HostedPlugin, values: Mapping[str, Any]) -> Audio:
-    """Lets the plugin settle, then plays the note of a row's values: audio (2, 176400).
+def load_base_patch(plugin: HostedPlugin, preset: bytes | None) -> None:
+    """Loads a base patch and lets the plugin settle; without one the plugin's own first patch is the base.
 
-    Raises UserError where the plugin gives audio of another shape.
+    Raises UserError for a malformed preset, on which a plugin may crash.
+    """
+    if preset is not None:
+        read_state(preset)
+        load_preset(plugin, preset)
+    settle(plugin)  # Parameters may get other names with the base patch, once the plugin runs.
+
+
+def require_no_differences(synth: str, differences: Sequence[tuple[str, float, float]]) -> None:
+    """Raises DriftError for differences (parameter name, expected raw value, found raw value)."""
+    if differences:
+        named = [f"{name} is {raw:.7g}, not {expected:.7g}" for name, expected, raw in differences[:DIFFERENCES_SHOWN]]
+        raise DriftError(f"{synth} holds another patch in {counted(len(differences), 'parameter')}: {'; '.join(named)}")
+
+
+def play_note(plugin: HostedPlugin, values: Mapping[str, Any]) -> Audio:
+    """Lets the plugin settle, then plays the note of a patch's values. Returns audio (2, 176400).
+
+    Raises UserError where the plugin returns audio of another shape.
     """
     settle(plugin)
     pitch, (start, end) = int(values[PITCH]), values[NOTE_TIMES]
     note = [(bytes([NOTE_ON, pitch, VELOCITY]), float(start)), (bytes([NOTE_OFF, pitch, 0]), float(end))]
     audio = process(plugin, note, SECONDS)
-    if audio.shape != (CHANNELS, SAMPLES):
-        raise UserError(f"the plugin gave audio of shape {audio.shape}, not {(CHANNELS, SAMPLES)}: is it stereo?")
+    if audio.shape != AUDIO_SHAPE:
+        raise UserError(f"the plugin gave audio of shape {audio.shape}, not {AUDIO_SHAPE}: is it stereo?")
     return np.ascontiguousarray(audio, np.float32)
 
 
-def make_writes_count(hosted: HostedParameter) -> None:
-    """Changes the parameter so that the host drops none of the writes that follow.
+def make_writes_count(hosted: Any) -> None:
+    """Changes the parameter so that the host drops none of the later writes.
 
-    It may think that it wrote what the base patch has since replaced. Of two different writes one is no repetition, and
-    from then on the host knows what the plugin holds.
+    A host drops a write that equals its last one, even if the base patch has changed the value since. At least one of
+    two different writes reaches the plugin, and from then on the host knows the plugin's value.
     """
     hosted.raw_value = 0.0
     hosted.raw_value = 1.0
@@ -107,7 +114,7 @@ def make_writes_count(hosted: HostedParameter) -> None:
 def settle(plugin: HostedPlugin) -> None:
     """Runs the plugin on silence until it has been silent for half a second, at most 4 s.
 
-    Ends every note first: a note's end at the very end of a sound lies outside it and is never sent.
+    Ends every note first: a note's end at the very end of a sound is never sent.
     """
     messages = [(bytes([CONTROLLER, controller, 0]), 0.0) for controller in (ALL_SOUND_OFF, ALL_NOTES_OFF)]
     seconds = silent_seconds = 0.0
@@ -115,11 +122,11 @@ def settle(plugin: HostedPlugin) -> None:
         block = process(plugin, messages, FLUSH_BLOCK_SECONDS)
         seconds += FLUSH_BLOCK_SECONDS
         is_silent = np.abs(block).max(initial=0.0) < SILENCE_PEAK
-        # An echo may follow after a gap: one loud block starts the count anew.
+        # An echo may follow a gap: a loud block starts the count again.
         silent_seconds = silent_seconds + FLUSH_BLOCK_SECONDS if is_silent else 0.0
         messages = []
 
 
 def process(plugin: HostedPlugin, messages: Sequence[MidiMessage], seconds: float) -> NDArray[np.float32]:
-    """Plays messages for so many seconds, going on from where the last call ended."""
+    """Plays messages for ``seconds`` from where the last call ended. Returns audio (2, samples)."""
     return plugin.process(list(messages), seconds, SAMPLE_RATE, CHANNELS, BUFFER_SIZE, False)

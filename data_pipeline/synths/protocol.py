@@ -1,4 +1,9 @@
-"""What the renderer asks of a synthesizer."""
+"""The interface of a synthesizer, and the list of those that come with this package.
+
+To add one: write a module with ``open_synth(settings) -> Synth`` and name it in ``SYNTHS``, put its spec into
+``params/specs``, and say in ``choice.synth_for`` which specs it renders. A VST3 instrument needs only a spec
+(``data_pipeline.introspect``) and ``--plugin``.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +15,18 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cli import UserError
-from data_pipeline.param_spec import ParamSpec
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec
 
-# The modules of data_pipeline.synths that hold a synthesizer.
-SUBTRACTIVE, SURGE_XT, VST3 = SYNTHS = ("subtractive", "surge_xt", "vst3")
+SUBTRACTIVE, SURGE_XT, VST3 = "subtractive", "surge_xt", "vst3"
+# The list of synthesizers: the module of each. It has a function ``open_synth(settings) -> Synth``.
+SYNTHS = {
+    SUBTRACTIVE: "data_pipeline.synths.subtractive",
+    SURGE_XT: "data_pipeline.synths.surge.synth",
+    VST3: "data_pipeline.synths.vst3",
+}
 
-SAMPLE_RATE = 44100
-CHANNELS = 2
-SECONDS = 4.0
-SAMPLES = 176400
-VELOCITY = 100
-
-# The note's entries in ``ParamSpec.decode``'s values: MIDI note number, and (start, end) in seconds.
+# The names of the note's parameters: the MIDI note number, and (start, end) in seconds.
 PITCH = "pitch"
 NOTE_TIMES = "note_start_and_end"
 
@@ -30,28 +34,28 @@ Audio = NDArray[np.float32]
 
 
 class DriftError(Exception):
-    """The synthesizer does not hold the patch it was given: what it rendered since the last check is worthless."""
+    """The synthesizer does not hold the patch it was given: every render since the last check is worthless."""
 
 
 class Synth(Protocol):
-    """One synthesizer of this process; ``name`` and ``version`` go into the shards it fills."""
+    """One synthesizer in this process. Its ``name`` and ``version`` are stored in the shards that it renders."""
 
     name: str
     version: str
 
     def render(self, values: Mapping[str, Any]) -> Audio:
-        """Raw values of every spec parameter and of the note to audio (2, 176400) at 44.1 kHz, full scale 1.0.
+        """Renders raw values of every parameter of the spec to audio (2, 176400) at 44.1 kHz, full scale 1.0.
 
-        Whatever was rendered before must not be heard.
+        The audio must not contain anything of an earlier render.
         """
         ...
 
     def verify(self) -> None:
-        """Compares what the synthesizer holds with the patch rendered last. Raises DriftError where they differ."""
+        """Compares the patch that the synthesizer holds with the last rendered one. Raises DriftError."""
         ...
 
     def preset(self) -> bytes | None:
-        """What the synthesizer holds, as a ``.vstpreset`` that any host loads; None where it is no plugin."""
+        """The patch that the synthesizer holds, as a ``.vstpreset`` for any host; None if it is no plugin."""
         ...
 
 
@@ -59,9 +63,9 @@ class Synth(Protocol):
 class SynthSettings:
     """Which synthesizer to open, and how.
 
-    ``synth`` is a module of ``data_pipeline.synths`` or the dotted path of any other module with a function
-    ``open_synth(settings) -> Synth``. ``spec`` is what its patches are made of. ``plugin`` is the path of a VST3
-    plugin, ``preset`` that of a base patch; synthesizers that need none ignore them.
+    ``synth`` is a name of ``SYNTHS`` or the dotted path of another module with a function
+    ``open_synth(settings) -> Synth``. ``spec`` has the parameters of its patches. ``plugin`` is the path of a VST3
+    plugin, ``preset`` that of a base patch; a synthesizer that needs neither ignores them.
     """
 
     synth: str
@@ -72,18 +76,18 @@ class SynthSettings:
 
 
 def module_of(synth: str) -> str:
-    """The dotted path of a synthesizer's module. Raises UserError for a name that none here has."""
+    """The dotted path of a synthesizer's module. Raises UserError for an unknown name."""
     if "." in synth:
         return synth
     if synth not in SYNTHS:
         raise UserError(
             f"no synthesizer is called {synth!r}: there are {', '.join(SYNTHS)}, or the dotted path of a module"
         )
-    return f"data_pipeline.synths.{synth}"
+    return SYNTHS[synth]
 
 
 def open_synth(settings: SynthSettings) -> Synth:
-    """Opens a synthesizer in this process. Raises UserError for an unknown one, and what the opening raises."""
+    """Opens a synthesizer in this process. Raises UserError for an unknown one, and any error of opening it."""
     path = module_of(settings.synth)
     try:
         module = importlib.import_module(path)

@@ -1,9 +1,9 @@
-"""The built-in synthesizer: three oscillators and noise, a resonant low-pass, an envelope, a chorus. No plugin.
+"""The built-in synthesizer: three oscillators and noise, a resonant low-pass, an envelope, a chorus. Needs no plugin.
 
     osc 1..3 -> pan -+
     noise -----------+-> low-pass (24 dB an octave) -> amplitude envelope -> width -> soft clipping
 
-Its parameters (``specs/subtractive.json``), with a knob x on [0, 1] turning exponentially from a to b: a (b/a)^x.
+Its parameters (``params/specs/subtractive.json``). A knob x on [0, 1] goes exponentially from a to b: a (b/a)^x.
 
 | parameter           | range          | meaning                                                                     |
 |---------------------|----------------|-----------------------------------------------------------------------------|
@@ -36,12 +36,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SAMPLES
 from data_pipeline.synths import subtractive_dsp as dsp
-from data_pipeline.synths.protocol import CHANNELS, NOTE_TIMES, PITCH, SAMPLE_RATE, SAMPLES, Audio, SynthSettings
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, SynthSettings
 
 OSCILLATORS = ("osc_1_", "osc_2_", "osc_3_")
 
-# What the knobs at 0 and 1 mean; seconds, but for the quality factor.
+# The values of the knobs at 0 and 1: a quality factor, and times in seconds.
 RESONANCE_Q = (dsp.BUTTERWORTH_Q[1], 16.0)
 FILTER_DECAY = (0.05, 4.0)
 ATTACK = (0.002, 1.0)
@@ -65,15 +66,15 @@ class Oscillator(NamedTuple):
 
 
 class Subtractive:
-    """The built-in synthesizer behind the protocol ``Synth``. It holds no state: every render stands alone."""
+    """The built-in synthesizer as a ``Synth``. It has no state, so renders do not affect each other."""
 
     name = "subtractive"
     version = "1.0"
 
     def render(self, values: Mapping[str, Any]) -> Audio:
-        """Raw values of the spec ``subtractive`` to audio (2, 176400); magnitudes of at most 0.98.
+        """Renders raw values of the spec ``subtractive`` to audio (2, 176400) of magnitude at most 0.98.
 
-        The same values give the same bits on one machine and NumPy build, and differ by less than 1e-5 elsewhere.
+        The same values give the same bits with one machine and NumPy build, and differ by less than 1e-5 elsewhere.
         Raises KeyError where a value is missing.
         """
         start, end = (min(round(seconds * SAMPLE_RATE), SAMPLES - 1) for seconds in values[NOTE_TIMES])
@@ -88,21 +89,21 @@ class Subtractive:
         return audio
 
     def verify(self) -> None:
-        """Nothing to compare: no patch outlives its render."""
+        """Does nothing: the synthesizer holds no patch."""
 
     def preset(self) -> None:
-        """There is none: no host loads it."""
+        """Returns None: no plugin host loads the synthesizer."""
 
 
 def open_synth(settings: SynthSettings) -> Subtractive:
-    """The synthesizer; there is nothing to choose."""
+    """Opens the synthesizer; it needs no settings."""
     return Subtractive()
 
 
 def _sources(values: Mapping[str, Any], n: int) -> dsp.Signal:
     """Oscillators and noise (2, n) before the filter."""
     mixed = _decibels(values["noise_level"]) * dsp.noise()[:, :n]
-    # Sorted, so that rounding cannot tell in which order they were given.
+    # Sorted, so that rounding does not depend on the order of interchangeable oscillators.
     for shape, level, frequency, pan in sorted(_oscillator(values, prefix) for prefix in OSCILLATORS):
         wave = dsp.oscillator(shape, frequency, n)
         angle = math.pi / 4 * (1.0 + pan)
@@ -142,7 +143,7 @@ def _amplitude(values: Mapping[str, Any], held: int, longest: int) -> dsp.Signal
 
 
 def _resonance_headroom(values: Mapping[str, Any]) -> float:
-    """A peak of 22 dB on a strong harmonic would leave nothing but itself: half of it is taken from the level."""
+    """The factor that lowers the level by half of the resonance peak, in dB: a peak may have 22 dB."""
     return math.sqrt(RESONANCE_Q[0] / _knob(values, "filter_resonance", RESONANCE_Q))
 
 

@@ -1,6 +1,6 @@
 """Signal processing of the built-in synthesizer, in NumPy and SciPy without a Python loop over samples.
 
-Everything is float64 and a function of its arguments alone. n below is a number of samples at ``SAMPLE_RATE``.
+All signals are float64. Every function depends on its arguments alone. n is a number of samples at ``SAMPLE_RATE``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.linalg import blas
 
-from data_pipeline.counter_rng import uniforms
-from data_pipeline.synths.protocol import CHANNELS, SAMPLE_RATE, SAMPLES
+from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SAMPLES
+from data_pipeline.params.counter_rng import uniforms
 
 Signal = NDArray[np.float64]
 
 SAW, SQUARE, TRIANGLE = range(3)
 
-# Apart from the seeds that people choose: the noise is not the numbers of a data set's parameters.
+# Far from the seeds that people choose, so that the noise is independent of a data set's parameters.
 NOISE_SEED = 2**62
 
 # A power of two. Reading between its points along straight lines errs by at most (pi h / TABLE_SIZE)^2 / 2 of harmonic
 # h, which for the last harmonic (h = 341) of the lowest saw is 92 dB below the fundamental.
 TABLE_SIZE = 8192
 
-# The envelope ends here, 100 dB below its peak; the step to silence cannot be heard, nor seen in a spectrogram.
+# The envelope ends at this level, 100 dB below its peak. The step to silence is below the spectrogram's floor.
 SILENCE = 1e-5
-# A segment's time is that of a fall by 60 dB, as with reverberation.
+# The time of a segment is that of a fall by 60 dB, as for reverberation.
 FALL = math.log(1000.0)
 
 # The two quality factors of a fourth-order Butterworth filter, the flattest that two sections make.
@@ -73,7 +73,7 @@ def oscillator(shape: int, frequency: float, n: int) -> Signal:
 
 @cache
 def noise() -> Signal:
-    """White noise (2, SAMPLES) of power 1, the channels independent: the same numbers in every process."""
+    """White noise (2, SAMPLES) of power 1, independent in both channels and the same in every process."""
     numbers = uniforms(NOISE_SEED, [0], [0], CHANNELS * SAMPLES).reshape(CHANNELS, SAMPLES)
     return (2.0 * numbers - 1.0) * math.sqrt(3.0)
 
@@ -81,9 +81,9 @@ def noise() -> Signal:
 def adsr(attack: float, decay: float, sustain: float, release: float, held: int, longest: int) -> Signal:
     """Amplitude envelope (n,) from note on until it has fallen to ``SILENCE``, at most ``longest`` samples.
 
-    It rises in a straight line to 1 in ``attack`` seconds, falls exponentially towards the ``sustain`` level, and from
-    wherever it is after ``held`` samples falls exponentially to nothing. ``decay`` and ``release`` are the seconds of
-    a fall by 60 dB.
+    It rises in a straight line to 1 in ``attack`` seconds, then falls exponentially towards the ``sustain`` level. From
+    its level after ``held`` samples it falls exponentially to 0. ``decay`` and ``release`` are the seconds of a fall
+    by 60 dB.
     """
     seconds = np.arange(min(held, longest)) / SAMPLE_RATE
     decaying = sustain + (1.0 - sustain) * np.exp(-FALL / decay * np.maximum(seconds - attack, 0.0))
@@ -95,7 +95,7 @@ def adsr(attack: float, decay: float, sustain: float, release: float, held: int,
 
 
 def lowpass(signals: Signal, cutoff: Signal, q: float) -> Signal:
-    """Resonant low-pass of 24 dB an octave over signals (channels, n), its ``cutoff`` (n,) in hertz changing freely.
+    """Resonant low-pass of 24 dB an octave over signals (channels, n). The ``cutoff`` (n,) in hertz may change freely.
 
     Two second-order sections; ``q`` is the quality factor of the second, ``BUTTERWORTH_Q[1]`` for a flat passband.
     """
@@ -147,7 +147,7 @@ def widen(signals: Signal, width: float) -> Signal:
 
 @cache
 def _delay_line() -> tuple[NDArray[np.int64], Signal]:
-    """Where the delayed copy is read, for every sample since note on: points of the padded signal, and fractions."""
+    """The read positions of the delayed copy since note on: points of the padded signal, and fractions."""
     swing = 0.5 - 0.5 * np.cos(2.0 * np.pi * DELAY_HERTZ / SAMPLE_RATE * np.arange(SAMPLES))
     delay = SAMPLE_RATE * (SHORTEST_DELAY + (LONGEST_DELAY - SHORTEST_DELAY) * swing)
     position = np.arange(SAMPLES) + (LONGEST_DELAY_SAMPLES + 1) - delay

@@ -1,7 +1,7 @@
-"""Any VST3 instrument, by its parameters' raw values.
+"""Any VST3 instrument, set by the raw values of its parameters.
 
-The base patch is loaded once and never again; every parameter of the spec is written for each patch, and no other
-way is right: a host drops a write that equals its last one, even where a preset has changed the value since.
+The base patch is loaded only once, and every parameter of the spec is written for each patch. Loading the base patch
+again would mislabel data: a host drops a write that equals its last one, even if a preset has changed the value since.
 """
 
 from __future__ import annotations
@@ -10,25 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cli import UserError
-from data_pipeline.counted import counted
-from data_pipeline.param_kinds import Categorical, Parameter
-from data_pipeline.param_spec import ParamSpec
+from data_pipeline.console.cli import UserError, counted
+from data_pipeline.params.kinds import Categorical, Parameter
+from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.hosting import (
-    HostedParameter,
     HostedPlugin,
-    load_preset,
+    load_base_patch,
+    load_plugin,
     make_writes_count,
     play_note,
-    settle,
+    require_no_differences,
 )
-from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
-from data_pipeline.synths.surge_xt import load_plugin
-from data_pipeline.vst3_preset import read_preset_file, read_state
+from data_pipeline.synths.protocol import Audio, SynthSettings
+from data_pipeline.synths.vst3_preset import read_preset_file
 
-# Plugins round to steps of their own, 1/127 being the coarsest; a write that was lost is rarely that near.
+# Plugins round to steps of their own, at most 1/127. The value after a lost write is rarely that near.
 RAW_TOLERANCE = 0.01
-DIFFERENCES_SHOWN = 3
 
 
 class Vst3Synth:
@@ -45,16 +42,13 @@ class Vst3Synth:
         self.name = name
         self.version = version
         self._values: Mapping[str, Any] | None = None
-        if base_preset is not None:
-            read_state(base_preset)  # A plugin may crash on what is not a preset.
-            load_preset(plugin, base_preset)
-        settle(plugin)  # Parameters may take other names with the base patch, once it runs.
+        load_base_patch(plugin, base_preset)
         self._parameters = _hosted_parameters(plugin, spec)
         for _, hosted in self._parameters:
             make_writes_count(hosted)
 
     def render(self, values: Mapping[str, Any]) -> Audio:
-        """Raw values to audio (2, 176400)."""
+        """Renders raw values to audio (2, 176400). Raises UserError where the patch removes a parameter's name."""
         for parameter, hosted in self._parameters:
             hosted.raw_value = values[parameter.name]
         self._values = dict(values)
@@ -63,10 +57,10 @@ class Vst3Synth:
         return audio
 
     def _require_names(self) -> None:
-        """Raises UserError where the patch took a parameter's name away: what is written to it then is lost.
+        """Raises UserError where the patch removed a parameter's name: writes to that name are lost.
 
-        The host finds parameters by name, and takes a write to one that is gone for an attribute of its own, which it
-        even gives back.
+        pedalboard finds parameters by name. It keeps a write to a missing name as an attribute of its own, and even
+        returns the value when it is read.
         """
         hosted = self._plugin.parameters
         gone = [parameter.name for parameter, _ in self._parameters if parameter.name not in hosted]
@@ -77,31 +71,26 @@ class Vst3Synth:
             )
 
     def verify(self) -> None:
-        """Reads every raw value back."""
+        """Reads every raw value back. Raises DriftError where one differs from the patch rendered last."""
         if self._values is None:
             return
-        found = [
-            f"{parameter.name} is {hosted.raw_value:.7g}, not {self._values[parameter.name]:.7g}"
-            for parameter, hosted in self._parameters
-            if not _holds(parameter, hosted.raw_value, self._values[parameter.name])
-        ]
-        if found:
-            listed = "; ".join(found[:DIFFERENCES_SHOWN])
-            raise DriftError(f"{self.name} holds another patch in {counted(len(found), 'parameter')}: {listed}")
+        values = [(parameter, self._values[parameter.name], hosted.raw_value) for parameter, hosted in self._parameters]
+        found = [(parameter.name, *raws) for parameter, *raws in values if not _same(parameter, *raws)]
+        require_no_differences(self.name, found)
 
     def preset(self) -> bytes:
-        """The plugin's state, base patch and all."""
+        """The plugin's state, with everything that the base patch has set."""
         return self._plugin.preset_data
 
 
 def open_synth(settings: SynthSettings) -> Vst3Synth:
-    """Loads the instrument at ``settings.plugin``, with the base patch at ``settings.preset``. Raises UserError."""
+    """Loads the instrument at ``settings.plugin`` with the base patch at ``settings.preset``. Raises UserError."""
     plugin = load_plugin(settings.plugin)
     base_preset = read_preset_file(Path(settings.preset)) if settings.preset else None
     return Vst3Synth(plugin, settings.spec, plugin.name, plugin.version, base_preset)
 
 
-def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Parameter, HostedParameter]]:
+def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Parameter, Any]]:
     hosted = plugin.parameters
     missing = [parameter.name for parameter in spec.synth_params if parameter.name not in hosted]
     if missing:
@@ -112,10 +101,9 @@ def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Para
     return [(parameter, hosted[parameter.name]) for parameter in spec.synth_params]
 
 
-def _holds(parameter: Parameter, found: float, expected: float) -> bool:
+def _same(parameter: Parameter, expected: float, found: float) -> bool:
     if isinstance(parameter, Categorical):
-        # Within a category any raw value will do: plugins give back one of their own choosing.
-        return min(parameter.raw_values, key=lambda raw: abs(raw - found)) == min(
-            parameter.raw_values, key=lambda raw: abs(raw - expected)
-        )
+        # A plugin returns any raw value of the category.
+        nearest = [min(parameter.raw_values, key=lambda raw: abs(raw - value)) for value in (expected, found)]
+        return nearest[0] == nearest[1]
     return abs(found - expected) <= RAW_TOLERANCE

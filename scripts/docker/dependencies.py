@@ -1,8 +1,8 @@
-"""Prints what pyproject.toml says that the project and some of its extras depend on, one requirement a line.
+"""Prints the requirements of the project and of some of its extras, by pyproject.toml, one a line.
 
     python scripts/docker/dependencies.py [--without=NAME,NAME] EXTRA...
 
-Images install these before they copy the code, so that a changed line of it does not have them fetched again.
+Images install these before they copy the code, so that a change of the code does not fetch them again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def requirements(pyproject: Path, extras: list[str], without: list[str]) -> list[str]:
-    """The requirements of the project and of the extras, but for those of the named packages."""
+    """Returns the requirements of the project and the extras, without the packages that ``without`` names."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     lines = list(project["dependencies"])
     for extra in extras:

@@ -1,18 +1,18 @@
-# Training on NVIDIA GPUs. From the root of the repository:
+# Image for training on NVIDIA GPUs. From the root of the repository:
 #
 #   docker build --file=scripts/docker/train-gpu.Dockerfile --tag=synthjax-train .
 #   docker run --gpus=all --volume="$PWD/DATA:/workspace/data:ro" --volume="$PWD/runs:/workspace/runs" synthjax-train \
 #     python -m synthjax.train --config=configs/flow_100k.py --workdir=/workspace/runs/flow_100k \
 #     --config.data.root=/workspace/data
 #
-# CUDA 13 comes with JAX's wheels; of the host it needs a driver of 580 or newer and the NVIDIA Container Toolkit. A
-# newer base: docker buildx imagetools inspect python:3.12-slim-bookworm tells its digest; change both Dockerfiles.
+# CUDA 13 comes with JAX's wheels. The host needs driver 580 or newer and the NVIDIA Container Toolkit. For a newer base
+# image, docker buildx imagetools inspect python:3.12-slim-bookworm prints its digest; change both Dockerfiles.
 FROM python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254 AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /opt/synthjax
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-# What the code depends on changes less often than the code: a layer of its own, gigabytes of which need not move again.
+# Requirements change less often than the code, so they are a layer of their own, which need not be pushed again.
 COPY pyproject.toml requirements-gpu.txt scripts/docker/dependencies.py ./
 RUN python dependencies.py gcs s3 wandb > dependencies.txt \
     && grep '^jax' requirements-gpu.txt >> dependencies.txt \
@@ -21,7 +21,7 @@ RUN python dependencies.py gcs s3 wandb > dependencies.txt \
 FROM python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 LABEL org.opencontainers.image.title="synthjax training" \
       org.opencontainers.image.licenses="MIT"
-# The user that OVHcloud runs jobs as, whatever an image says; elsewhere as good as any.
+# OVHcloud always runs jobs as this user.
 RUN groupadd --gid=42420 synthjax \
     && useradd --uid=42420 --gid=42420 --home-dir=/workspace --create-home synthjax
 # Read by the NVIDIA Container Toolkit.

@@ -1,4 +1,4 @@
-"""The networks of synthjax and the one place that builds them from a config."""
+"""The networks, and their construction from a config."""
 
 from synthjax.models.build import build_model
 from synthjax.models.flow_model import FlowModel

@@ -1,4 +1,4 @@
-"""The one place that makes models of a config's ``model`` section."""
+"""Builds the models of a config's ``model`` section; holds the lists of kinds that a config may name."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from data_pipeline.cli import UserError
+from data_pipeline.console.cli import UserError
 from synthjax.models.encoders import ResidualCNN, SpectrogramTransformer
 from synthjax.models.flow_model import FlowModel
 from synthjax.models.flow_vae import FlowVAE
+from synthjax.models.kernels.remat import Remat
 from synthjax.models.mlp_field import MLPField
 from synthjax.models.regression import SignalRegression, SpectrogramRegression
-from synthjax.models.remat import Remat
 from synthjax.models.spectral_encoder import SpectralEncoder
-from synthjax.models.vector_fields import TransformerField
+from synthjax.models.vector_fields import TransformerField, VectorField
 
 Config: TypeAlias = ml_collections.ConfigDict
-# Axes of one sound as the encoders take it: (channels, mels, frames), or (samples,).
-INPUT_AXES = {"ast": 3, "cnn": 3, "spectral": 1}
+Shape = tuple[int, ...]  # Of one sound: (channels, mels, frames) of a spectrogram, (samples,) of a signal.
+Options = dict[str, Any]  # The arguments of every module: dtype and rngs.
 
 
 def build_model(
     config: Config,
     *,
     width: int,
-    input_shape: tuple[int, ...],
+    input_shape: Shape,
     dtype: jnp.dtype | str,
     remat: Remat = "elementwise",
     rngs: nnx.Rngs,
@@ -37,93 +37,38 @@ def build_model(
 
     Args:
       width: W, columns of a parameter row.
-      input_shape: of one sound: (channels, mels, frames) of a spectrogram, (samples,) of a signal.
-      dtype: of activations and matrix products; parameters are float32 always.
+      input_shape: the shape of one sound: (channels, mels, frames) of a spectrogram, (samples,) of a signal.
+      dtype: dtype of activations and matrix products; parameters are always float32.
       remat: see ``layers.run_layers``.
 
     Raises:
       UserError: for kinds that do not exist, or do not go together.
     """
-    kinds: dict[str, Callable[..., nnx.Module]] = {"flow": _flow, "regression": _regression, "flow_vae": _flow_vae}
-    if config.kind not in kinds:
-        raise UserError(f"unknown model.kind {config.kind!r}: use {' or '.join(kinds)}")
-    model = kinds[config.kind](config, width, input_shape, dtype=jnp.dtype(dtype), rngs=rngs)
+    if config.kind not in KINDS:
+        raise UserError(f"unknown model.kind {config.kind!r}: use {' or '.join(KINDS)}")
+    model = KINDS[config.kind](config, width, input_shape, {"dtype": jnp.dtype(dtype), "rngs": rngs})
     model.set_attributes(remat=remat, raise_if_not_found=False)
     return model
 
 
-def _flow(config: Config, width: int, input_shape: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs) -> FlowModel:
-    encoder = _encoder(config.encoder, input_shape, config.field.layers, dtype=dtype, rngs=rngs)
-    return FlowModel(encoder, _field(config.field, width, config.encoder.dim, dtype=dtype, rngs=rngs))
+def _flow(config: Config, width: int, shape: Shape, options: Options) -> FlowModel:
+    encoder = _encoder(config.encoder, shape, config.field.layers, options)
+    return FlowModel(encoder, FIELDS[config.field.kind](config.field, width, config.encoder.dim, options))
 
 
-def _encoder(config: Config, shape: tuple[int, ...], queries: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Module:
-    _check_encoder(config.kind, shape)
-    if config.kind == "spectral":
-        return SpectralEncoder(shape[0], dim=config.dim, **_spectral(config), dtype=dtype, rngs=rngs)
-    if config.kind == "ast":
-        return SpectrogramTransformer(
-            _spectrogram(shape), queries=queries, **_transformer(config), dtype=dtype, rngs=rngs
-        )
-    return ResidualCNN(
-        _spectrogram(shape),
-        dim=config.dim,
-        channels=config.cnn_channels,
-        stages=config.cnn_stages,
-        blocks=config.cnn_blocks,
-        queries=queries,
-        dtype=dtype,
-        rngs=rngs,
-    )
+def _regression(config: Config, width: int, shape: Shape, options: Options) -> nnx.Module:
+    kind, dim = config.encoder.kind, config.encoder.dim
+    if kind == "cnn":
+        raise UserError("model.kind=regression takes model.encoder.kind=ast or spectral")
+    encoder = _encoder(config.encoder, shape, 1, options)
+    if kind == "spectral":
+        return SignalRegression(encoder, dim, width, blocks=config.trunk_blocks, **options)
+    return SpectrogramRegression(encoder, dim, width, **options)
 
 
-def _field(
-    config: Config, width: int, conditioning_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> TransformerField | MLPField:
-    sizes = {
-        "dim": config.dim,
-        "layers": config.layers,
-        "conditioning_dim": conditioning_dim,
-        "time_features": config.time_features,
-    }
-    if config.kind == "mlp":
-        return MLPField(width, **sizes, dtype=dtype, rngs=rngs)
-    return TransformerField(
-        width,
-        **sizes,
-        heads=config.heads,
-        ff_dim=config.ff_dim,
-        tokens=config.tokens,
-        projection=config.projection,
-        init_noise=config.init_noise,
-        dtype=dtype,
-        rngs=rngs,
-    )
-
-
-def _regression(
-    config: Config, width: int, input_shape: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Module:
-    encoder = config.encoder
-    _check_encoder(encoder.kind, input_shape)
-    if encoder.kind == "spectral":
-        return SignalRegression(
-            input_shape[0],
-            width,
-            hidden=encoder.dim,
-            blocks=config.trunk_blocks,
-            **_spectral(encoder),
-            dtype=dtype,
-            rngs=rngs,
-        )
-    if encoder.kind == "ast":
-        return SpectrogramRegression(_spectrogram(input_shape), width, **_transformer(encoder), dtype=dtype, rngs=rngs)
-    raise UserError("model.kind=regression takes model.encoder.kind=ast or spectral")
-
-
-def _flow_vae(config: Config, width: int, input_shape: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs) -> FlowVAE:
+def _flow_vae(config: Config, width: int, shape: Shape, options: Options) -> FlowVAE:
     return FlowVAE(
-        _spectrogram(input_shape),
+        _spectrogram(shape),
         width,
         encoder_channels=tuple(config.encoder_channels),
         decoder_channels=tuple(config.decoder_channels),
@@ -131,34 +76,87 @@ def _flow_vae(config: Config, width: int, input_shape: tuple[int, ...], *, dtype
         blocks=config.blocks,
         latent_layers=config.latent_layers,
         regression_layers=config.regression_layers,
-        dtype=dtype,
-        rngs=rngs,
+        **options,
     )
 
 
-def _check_encoder(kind: str, shape: tuple[int, ...]) -> None:
-    if kind not in INPUT_AXES:
-        raise UserError(f"unknown model.encoder.kind {kind!r}: use {' or '.join(INPUT_AXES)}")
-    if INPUT_AXES[kind] != len(shape):
-        fitting = " or ".join(name for name, axes in INPUT_AXES.items() if axes == len(shape))
-        raise UserError(f"model.encoder.kind={kind} does not hear what this task offers: use {fitting}")
+def _encoder(config: Config, shape: Shape, queries: int, options: Options) -> nnx.Module:
+    if config.kind not in ENCODERS:
+        raise UserError(f"unknown model.encoder.kind {config.kind!r}: use {' or '.join(ENCODERS)}")
+    axes, build = ENCODERS[config.kind]
+    if axes != len(shape):
+        fitting = " or ".join(kind for kind, (axes, _) in ENCODERS.items() if axes == len(shape))
+        raise UserError(
+            f"model.encoder.kind={config.kind} cannot read this task's input of shape {shape}: use {fitting}"
+        )
+    return build(config, shape, queries, options)
 
 
-def _spectrogram(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def _ast(config: Config, shape: Shape, queries: int, options: Options) -> SpectrogramTransformer:
+    return SpectrogramTransformer(
+        _spectrogram(shape),
+        dim=config.dim,
+        layers=config.layers,
+        heads=config.heads,
+        queries=queries,
+        patch=tuple(config.patch),
+        stride=tuple(config.stride),
+        swapped_padding=config.swapped_padding,
+        **options,
+    )
+
+
+def _cnn(config: Config, shape: Shape, queries: int, options: Options) -> ResidualCNN:
+    return ResidualCNN(
+        _spectrogram(shape),
+        dim=config.dim,
+        channels=config.cnn_channels,
+        stages=config.cnn_stages,
+        blocks=config.cnn_blocks,
+        queries=queries,
+        **options,
+    )
+
+
+def _spectral(config: Config, shape: Shape, queries: int, options: Options) -> SpectralEncoder:
+    sizes = {"dim": config.dim, "channels": config.channels, "stages": config.stages}
+    return SpectralEncoder(shape[0], **sizes, norm=config.norm, **options)
+
+
+def _transformer(config: Config, width: int, conditioning_dim: int, options: Options) -> TransformerField:
+    sizes = {name: config[name] for name in ("dim", "layers", "heads", "ff_dim", "tokens", "time_features")}
+    return TransformerField(
+        width,
+        **sizes,
+        conditioning_dim=conditioning_dim,
+        projection=config.projection,
+        init_noise=config.init_noise,
+        **options,
+    )
+
+
+def _mlp(config: Config, width: int, conditioning_dim: int, options: Options) -> MLPField:
+    sizes = {name: config[name] for name in ("dim", "layers", "time_features")}
+    return MLPField(width, **sizes, conditioning_dim=conditioning_dim, **options)
+
+
+def _spectrogram(shape: Shape) -> tuple[int, int, int]:
     channels, mels, frames = shape
     return channels, mels, frames
 
 
-def _spectral(config: Config) -> dict[str, Any]:
-    return {"channels": config.channels, "stages": config.stages, "norm": config.norm}
-
-
-def _transformer(config: Config) -> dict[str, Any]:
-    return {
-        "dim": config.dim,
-        "layers": config.layers,
-        "heads": config.heads,
-        "patch": tuple(config.patch),
-        "stride": tuple(config.stride),
-        "swapped_padding": config.swapped_padding,
-    }
+# By model.kind, model.encoder.kind (with the number of axes of the sounds that it reads) and model.field.kind.
+KINDS: dict[str, Callable[[Config, int, Shape, Options], nnx.Module]] = {
+    "flow": _flow,
+    "regression": _regression,
+    "flow_vae": _flow_vae,
+}
+ENCODERS: dict[str, tuple[int, Callable[[Config, Shape, int, Options], nnx.Module]]] = {
+    "ast": (3, _ast),
+    "cnn": (3, _cnn),
+    "spectral": (1, _spectral),
+}
+FIELDS: dict[str, Callable[[Config, int, int, Options], VectorField]] = {
+    "transformer": _transformer,
+    "mlp": _mlp,
+}

@@ -13,17 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.layer_norm import LayerNorm
-from synthjax.models.layers import (
-    Attention,
-    FeedForward,
-    gelu,
-    linear,
-    run_layers,
-    stack_layers,
-    uniform_fan_in,
-)
-from synthjax.models.remat import Remat
+from synthjax.models.kernels.remat import Remat
+from synthjax.models.layers import Attention, FeedForward, conv, gelu, linear, run_layers, stack_layers
+from synthjax.models.norms import LayerNorm
 
 
 class EncoderBlock(nnx.Module):
@@ -36,27 +28,27 @@ class EncoderBlock(nnx.Module):
         self.ff = FeedForward(dim, ff_dim, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N D"], first: int | None = None) -> Float[Array, "B Q D"]:
-        """Results of the ``first`` tokens (Q); None: of all."""
+        """The results of the ``first`` tokens (Q); None: of all tokens."""
         x = x[:, :first] + self.attention(self.norm1(x), first)
         return x + self.ff(self.norm2(x))
 
 
 def padding_to_patches(size: int, patch: int, stride: int) -> int:
-    """Zeros to append to an axis so that strided patches cover all of it."""
+    """The number of zeros to append to an axis so that strided patches cover all of it."""
     return -(size - patch) % stride
 
 
 class SpectrogramTransformer(nnx.Module):
     """Audio spectrogram transformer (Gong, Chung, Glass 2021) with one learned query token per conditioning row.
 
-    Patches of 16 x 16 with stride 10, zero-padded to whole patches at high mel and late time, flattened mel-major;
-    the queries come first, learned positions cover both, and only the queries pass through the last Linear.
+    Zeros after the data (high mel, late time) complete the last patches. Patches are flattened mel-major. The sequence
+    is queries, then patches; learned positions cover both, and only the queries pass through the last Linear.
 
     Args:
       patch: mels and frames of a patch; with all mels it is a piece of time (as in SSAST, Gong et al. 2022).
       stride: mels and frames from one patch to the next.
-      swapped_padding: the PyTorch code pads mel by what time needs and the other way round (12 x 40 patches where
-        13 x 40 are right); models imported from it need the same.
+      swapped_padding: pads the mel axis by what the time axis needs, and the other way round, as the PyTorch code does
+        (12 x 40 patches instead of 13 x 40); models imported from it need the same.
     """
 
     def __init__(
@@ -81,19 +73,8 @@ class SpectrogramTransformer(nnx.Module):
         self.queries, self.dtype = queries, dtype
         self.remat: Remat = "elementwise"
         self.tiled = stride == patch and not swapped_padding
-        init = uniform_fan_in(channels * patch[0] * patch[1])
-        self.patches = nnx.Conv(
-            channels,
-            dim,
-            kernel_size=patch,
-            strides=stride,
-            padding="VALID",
-            dtype=dtype,
-            kernel_init=init,
-            bias_init=init,
-            kernel_metadata={"axes": (None, None, None, "embed")},
-            bias_metadata={"axes": ("embed",)},
-            rngs=rngs,
+        self.patches = conv(
+            channels, dim, patch, stride=stride, padding="VALID", out_axis="embed", dtype=dtype, rngs=rngs
         )
         normal = jax.random.normal
         self.query_tokens = nnx.Param(1e-6 * normal(rngs.params(), (queries, dim)), axes=(None, "embed"))
@@ -116,7 +97,7 @@ class SpectrogramTransformer(nnx.Module):
         return self.patches(jnp.moveaxis(image, 1, -1))
 
     def _tiles(self, image: Float[Array, "B C M F"]) -> Float[Array, "B R Q D"]:
-        """The same where patches do not overlap, as one matrix product: two to three times as fast on a CPU."""
+        """``_overlapping_patches`` without overlap, as one matrix product: two to three times as fast on CPUs."""
         batch, channels, mels, frames = image.shape
         kernel, bias = (cast(nnx.Param, parameter)[...] for parameter in (self.patches.kernel, self.patches.bias))
         height, width, *_ = kernel.shape
@@ -125,44 +106,23 @@ class SpectrogramTransformer(nnx.Module):
 
 
 class ResidualConvBlock(nnx.Module):
-    """x + Conv(GELU(LN(Conv(GELU(LN x))))), 3 x 3, LayerNorm over channels (no batch statistics to carry)."""
+    """x + Conv(GELU(LN(Conv(GELU(LN x))))), 3 x 3 convolutions, LayerNorm over channels."""
 
     def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.norm1 = LayerNorm(channels, dtype=dtype, rngs=rngs)
-        self.conv1 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(channels, dtype=dtype, rngs=rngs)
-        self.conv2 = _conv(channels, channels, 3, 1, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(channels, channels, (3, 3), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B M F C"]) -> Float[Array, "B M F C"]:
         y = self.conv1(gelu(self.norm1(x)))
         return x + self.conv2(gelu(self.norm2(y)))
 
 
-def _conv(in_channels: int, out_channels: int, size: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    init = uniform_fan_in(in_channels * size * size)
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        kernel_size=(size, size),
-        strides=(stride, stride),
-        padding="SAME",
-        dtype=dtype,
-        kernel_init=init,
-        bias_init=init,
-        kernel_metadata={"axes": (None, None, None, "mlp")},
-        bias_metadata={"axes": ("mlp",)},
-        rngs=rngs,
-    )
-
-
-def _make_block(channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> ResidualConvBlock:
-    return ResidualConvBlock(channels, dtype=dtype, rngs=rngs)
-
-
 class ResidualCNN(nnx.Module):
     """Residual 2-D CNN: each stage halves both axes, doubles the channels and runs ``blocks`` residual blocks.
 
-    Mean over time, mel rows kept apart (pitch lives there), then one Linear to all L rows.
+    Its features are averaged over time but not over mels, which hold the pitch; one Linear gives all L rows.
     """
 
     def __init__(
@@ -180,12 +140,13 @@ class ResidualCNN(nnx.Module):
         inputs, rows, _ = spectrogram_shape
         self.queries, self.dim = queries, dim
         self.remat: Remat = "elementwise"
-        self.downs: nnx.List[nnx.Conv] = nnx.List()
+        self.downs: nnx.List[nnx.Module] = nnx.List()
         self.stages: nnx.List[ResidualConvBlock] = nnx.List()
         for stage in range(stages):
             outputs = channels * 2**stage
-            self.downs.append(_conv(inputs, outputs, 3, 2, dtype=dtype, rngs=rngs))
-            self.stages.append(stack_layers(partial(_make_block, outputs, dtype), blocks, rngs))
+            self.downs.append(conv(inputs, outputs, (3, 3), stride=2, dtype=dtype, rngs=rngs))
+            make = partial(lambda rngs, channels: ResidualConvBlock(channels, dtype=dtype, rngs=rngs), channels=outputs)
+            self.stages.append(stack_layers(make, blocks, rngs))
             inputs, rows = outputs, -(-rows // 2)
         self.norm = LayerNorm(inputs, dtype=dtype, rngs=rngs)
         self.out = linear(rows * inputs, queries * dim, ("mlp", "embed"), dtype=dtype, rngs=rngs)
@@ -193,7 +154,7 @@ class ResidualCNN(nnx.Module):
     def __call__(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B L D"]:
         x = jnp.moveaxis(mel, 1, -1)
         for down, stage in zip(self.downs, self.stages, strict=True):
-            # In a loop, XLA's CPU compiler computes the gradients of convolutions number by number.
+            # In a loop, XLA's CPU compiler computes the gradients of convolutions one number at a time.
             x = run_layers(stage, down(x), remat=self.remat, written_out=True)
         pooled = gelu(self.norm(x)).mean(axis=2)  # (B, rows, channels)
         return self.out(pooled.reshape(pooled.shape[0], -1)).reshape(-1, self.queries, self.dim)

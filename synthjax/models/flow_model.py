@@ -1,12 +1,11 @@
-"""Encoder and vector field as one model."""
+"""The flow model: an encoder and a vector field."""
 
 from __future__ import annotations
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from synthjax.models.mlp_field import MLPField
-from synthjax.models.vector_fields import TransformerField
+from synthjax.models.vector_fields import VectorField
 
 
 class FlowModel(nnx.Module):
@@ -15,12 +14,12 @@ class FlowModel(nnx.Module):
     Shapes: B batch, S shape of a sound, W row width, L layers, D conditioning width.
     """
 
-    def __init__(self, encoder: nnx.Module, field: TransformerField | MLPField) -> None:
+    def __init__(self, encoder: nnx.Module, field: VectorField) -> None:
         self.encoder = encoder
         self.field = field
 
     def encode(self, inputs: Float[Array, "B *S"]) -> Float[Array, "B L D"] | Float[Array, "B D"]:
-        """Conditioning of sounds: a row for each layer of the field, or one for all."""
+        """The conditioning of sounds: a row for each layer of the field, or one row for all."""
         return self.encoder(inputs)
 
     def velocity(
@@ -30,9 +29,9 @@ class FlowModel(nnx.Module):
         z: Float[Array, "B L D"] | Float[Array, "B D"],
         dropped: Bool[Array, " B"] | None = None,
     ) -> Float[Array, "B W"]:
-        """The vector field in float32; ``dropped`` examples are unconditional."""
+        """The velocity, float32; examples marked in ``dropped`` are unconditional."""
         return self.field(x, t, z, dropped)
 
     def penalty(self) -> Float[Array, ""]:
-        """Unweighted penalty on the parameter projection."""
+        """The penalty on the parameter projection, unweighted."""
         return self.field.penalty()

@@ -7,7 +7,7 @@
     x^  = regression_flow(z_K)                               (5)  the parameter row, by another Real NVP
 
 A Real NVP keeps the width, so that the latent space is as wide as a row. Batch normalisation holds running statistics
-(``nnx.BatchStat``), which a call with noise moves and ``train_step`` carries from step to step beside the parameters.
+(``nnx.BatchStat``). A call with noise updates them; ``train_step`` carries them from step to step.
 
 The reference's sizes (encoder 16, 32, 64, 64, 128, 256, 512 channels, decoder 512, 256, 128, 64, 32, 16; H = 512, 2
 blocks, 6 and 16 couplings, no dropout) give the published 39.5 M parameters for Surge Simple (W = 92) and 44.3 M for
@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.batch_norm import BatchNorm
-from synthjax.models.layers import linear, uniform_fan_in
+from synthjax.models.layers import conv, linear
+from synthjax.models.norms import BatchNorm
 from synthjax.models.real_nvp import RealNVP
 
 Size = tuple[int, int]
@@ -36,18 +36,18 @@ leaky_relu = partial(jax.nn.leaky_relu, negative_slope=0.1)
 
 
 class Stage(NamedTuple):
-    """Odd kernel and stride over (mels, frames); zeros pad by half the kernel, so that ceil(size / stride) is left."""
+    """Odd kernel and stride over (mels, frames). Padding by half the kernel leaves ceil(size / stride)."""
 
     kernel: Size
     stride: Size
 
 
-# Of the encoder; the decoder goes through them backwards.
+# The encoder's stages; the decoder runs them backwards.
 STAGES = (*[Stage((3, 5), (2, 2))] * 5, Stage((3, 5), (1, 4)), Stage((5, 5), (2, 2)))
 
 
 def feature_sizes(mels: int, frames: int) -> list[Size]:
-    """(rows, columns) of the spectrogram and after each of the encoder's stages."""
+    """(rows, columns) of the spectrogram and of the feature map after each of the encoder's stages."""
     sizes = [(mels, frames)]
     for stage in STAGES:
         rows, columns = (-(-size // step) for size, step in zip(sizes[-1], stage.stride, strict=True))
@@ -55,66 +55,41 @@ def feature_sizes(mels: int, frames: int) -> list[Size]:
     return sizes
 
 
-def conv(
-    inputs: int,
-    outputs: int,
-    kernel: Size,
-    *,
-    stride: Size = (1, 1),
-    groups: int = 1,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """A convolution over (R, Q), zero-padded by half its odd kernel, that starts as PyTorch's."""
-    init = uniform_fan_in(inputs // groups * kernel[0] * kernel[1])
-    return nnx.Conv(
-        inputs,
-        outputs,
-        kernel_size=kernel,
-        strides=stride,
-        padding=tuple((size // 2, size // 2) for size in kernel),
-        feature_group_count=groups,
-        dtype=dtype,
-        kernel_init=init,
-        bias_init=init,
-        kernel_metadata={"axes": (None, None, None, "mlp")},
-        bias_metadata={"axes": ("mlp",)},
-        rngs=rngs,
-    )
-
-
-def transposed_conv(
-    inputs: int, outputs: int, stage: Stage, source: Size, target: Size, *, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.ConvTranspose:
-    """From a feature map of size ``source`` to ``target``, undoing the sizes of a strided convolution."""
-    # PyTorch takes the fan-in of its weight's second axis, which here is the output's.
-    init = uniform_fan_in(outputs * stage.kernel[0] * stage.kernel[1])
-    axes = zip(stage.kernel, stage.stride, source, target, strict=True)
-    padding = [(size // 2, size // 2 + (after - 1) - (before - 1) * step) for size, step, before, after in axes]
-    return nnx.ConvTranspose(
-        inputs,
-        outputs,
-        kernel_size=stage.kernel,
-        strides=stage.stride,
-        padding=tuple(padding),  # A list would make the module's graph unhashable.
-        dtype=dtype,
-        kernel_init=init,
-        bias_init=init,
-        kernel_metadata={"axes": (None, None, None, "mlp")},
-        bias_metadata={"axes": ("mlp",)},
-        rngs=rngs,
-    )
-
-
 class ConvStage(nnx.Module):
-    """h = Resize(x); LeakyReLU(h + Depthwise(LeakyReLU(Pointwise(BN h)))), Resize a strided or transposed Conv."""
+    """h = Resize(x); LeakyReLU(h + Depthwise(LeakyReLU(Pointwise(BN h)))).
 
-    def __init__(self, resize: nnx.Conv | nnx.ConvTranspose, kernel: Size, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        channels = resize.out_features
-        self.resize = resize
+    Args:
+      upsample: None: Resize is the strided convolution of ``stage``. Else it is the transposed convolution from feature
+        maps of the first size to feature maps of the second.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        channels: int,
+        stage: Stage,
+        *,
+        upsample: tuple[Size, Size] | None = None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        padding = [(size // 2, size // 2) for size in stage.kernel]
+        if upsample is not None:
+            axes = zip(padding, stage.stride, *upsample, strict=True)
+            padding = [(half, half + after - 1 - (before - 1) * step) for (half, _), step, before, after in axes]
+        self.resize = conv(
+            inputs,
+            channels,
+            stage.kernel,
+            stride=stage.stride,
+            padding=tuple(padding),  # A list would make the module's graph unhashable.
+            transposed=upsample is not None,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm = BatchNorm(channels, dtype=jnp.float32, rngs=rngs)
         self.pointwise = conv(channels, channels, (1, 1), dtype=dtype, rngs=rngs)
-        self.depthwise = conv(channels, channels, kernel, groups=channels, dtype=dtype, rngs=rngs)
+        self.depthwise = conv(channels, channels, stage.kernel, groups=channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B R Q C"], *, train: bool) -> Float[Array, "B R2 Q2 C2"]:
         h = self.resize(x)
@@ -126,7 +101,7 @@ class ConvEncoder(nnx.Module):
     """Eq. (1): a stage for each of ``channels``, a 1 x 1 convolution, then Linear and BN of the flattened features.
 
     Raises:
-      ValueError: unless ``channels`` has one number for each of ``STAGES``.
+      ValueError: unless ``channels`` has one number for each stage.
     """
 
     def __init__(
@@ -141,8 +116,7 @@ class ConvEncoder(nnx.Module):
         inputs, mels, frames = spectrogram_shape
         self.stages: nnx.List[ConvStage] = nnx.List()
         for stage, outputs in zip(STAGES, channels, strict=True):
-            down = conv(inputs, outputs, stage.kernel, stride=stage.stride, dtype=dtype, rngs=rngs)
-            self.stages.append(ConvStage(down, stage.kernel, dtype=dtype, rngs=rngs))
+            self.stages.append(ConvStage(inputs, outputs, stage, dtype=dtype, rngs=rngs))
             inputs = outputs
         self.mix = conv(inputs, inputs, (1, 1), dtype=dtype, rngs=rngs)
         rows, columns = feature_sizes(mels, frames)[-1]
@@ -150,7 +124,7 @@ class ConvEncoder(nnx.Module):
         self.norm = BatchNorm(2 * width, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, mel: Float[Array, "B C M F"], *, train: bool) -> tuple[Float[Array, "B W"], Float[Array, "B W"]]:
-        """Mean and logarithm of the variance of the posterior, float32."""
+        """The mean and the logarithm of the variance of the posterior, float32."""
         x = jnp.moveaxis(mel, 1, -1)
         for stage in self.stages:
             x = stage(x, train=train)
@@ -163,11 +137,10 @@ class ConvEncoder(nnx.Module):
 class ConvDecoder(nnx.Module):
     """Eq. (4): Linear to the encoder's last feature map, then its stages backwards with transposed convolutions.
 
-    The last stage ends in LeakyReLU as the others do, so that values below the mean come out a tenth as large (a quirk
-    of the reference).
+    The last stage, too, ends in LeakyReLU, as in the reference: values below the mean come out a tenth as large.
 
     Raises:
-      ValueError: unless ``channels`` has one number for each of ``STAGES`` but the last to run.
+      ValueError: unless ``channels`` has one number for each stage but the last.
     """
 
     def __init__(
@@ -187,8 +160,9 @@ class ConvDecoder(nnx.Module):
         self.stages: nnx.List[ConvStage] = nnx.List()
         backwards = zip(STAGES[::-1], sizes[:0:-1], sizes[-2::-1], (*channels, outputs), strict=True)
         for stage, source, target, stage_outputs in backwards:
-            up = transposed_conv(features, stage_outputs, stage, source, target, dtype=dtype, rngs=rngs)
-            self.stages.append(ConvStage(up, stage.kernel, dtype=dtype, rngs=rngs))
+            self.stages.append(
+                ConvStage(features, stage_outputs, stage, upsample=(source, target), dtype=dtype, rngs=rngs)
+            )
             features = stage_outputs
 
     def __call__(self, z: Float[Array, "B W"], *, train: bool) -> Float[Array, "B C M F"]:
@@ -200,10 +174,10 @@ class ConvDecoder(nnx.Module):
 
 
 class FlowVAEOutput(NamedTuple):
-    """What the loss needs, all float32.
+    """The values that the loss needs, all float32.
 
-    ``prediction`` is eq. (5) without an output activation: numbers on the model's scale [-1, 1], and for each one-hot
-    group the logits of its categories (``flow_vae_loss.predicted_rows`` makes a row of it).
+    ``prediction`` is eq. (5) without an output activation: numbers on the model's scale [-1, 1], and logits for the
+    categories of each one-hot group (``methods.flow_vae.predicted_rows`` turns it into a row).
     """
 
     reconstruction: Float[Array, "B C M F"]
@@ -218,20 +192,19 @@ class FlowVAEOutput(NamedTuple):
 class FlowVAE(nnx.Module):
     """Eq. (1) to (5).
 
-    The PyTorch code reads scalar pitch back by truncation, where ``Discrete.decode`` rounds: whoever compares imported
-    weights with its published figures has to decode ``floor(24 x + 48)`` (x the column in [0, 1]), half a semitone
-    lower on average.
+    The PyTorch code decodes scalar pitch by truncation, ``Discrete.decode`` by rounding. To compare imported weights
+    with the published figures, decode ``floor(24 x + 48)`` (x in [0, 1]): half a semitone lower on average.
 
     Args:
       spectrogram_shape: (C, M, F).
       width: W, columns of a row and of the latent space.
-      encoder_channels: of each stage's output, the last is also the decoder's first feature map.
-      decoder_channels: of each stage's output but the last, which has C.
+      encoder_channels: channels after each stage; the last number is also that of the decoder's first feature map.
+      decoder_channels: channels after each stage but the last, which has C.
       hidden: H of both flows' networks.
-      blocks: residual blocks in each of them.
-      latent_layers: couplings of the latent flow, even.
-      regression_layers: couplings of the regression flow, even.
-      dtype: of activations in convolutions and networks; latents, couplings and statistics are float32.
+      blocks: residual blocks in each network.
+      latent_layers: couplings of the latent flow, an even number.
+      regression_layers: couplings of the regression flow, an even number.
+      dtype: dtype of activations in convolutions and networks; latents, couplings and statistics are float32.
     """
 
     def __init__(
@@ -265,8 +238,8 @@ class FlowVAE(nnx.Module):
         """Reconstruction, latents and prediction of standardised spectrograms.
 
         Args:
-          noise: eps of eq. (2), which makes this a training step: batch normalisation takes the batch's statistics
-            and updates the running ones. Without it the posterior's mean is used, and nothing changes.
+          noise: eps of eq. (2). With noise this is a training step: batch normalisation uses the batch's statistics
+            and updates the running ones. Without noise z_0 is the posterior's mean, and nothing is updated.
         """
         train = noise is not None
         mu, log_var = self.encoder(mel, train=train)
@@ -277,6 +250,6 @@ class FlowVAE(nnx.Module):
         return FlowVAEOutput(reconstruction, prediction, mu, log_var, z_0, z_k, log_det)
 
     def predict(self, mel: Float[Array, "B C M F"]) -> Float[Array, "B W"]:
-        """``prediction`` alone, by the posterior's mean and the running statistics."""
+        """The prediction alone, from the posterior's mean and with the running statistics."""
         mu, _ = self.encoder(mel, train=False)
         return self.regression_flow(self.latent_flow(mu)[0])[0]

@@ -1,25 +1,24 @@
-"""A vector field without tokens: a conditional residual MLP on whole rows (the paper's baseline flow).
+"""The MLP field, the vector field of the paper's baseline flow: a conditional residual MLP on whole rows.
 
 Shapes: B batch, W row width, D model width, E width of the conditioning, L layers, T width of the time encoding.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from synthjax.models.layer_norm import LayerNorm
-from synthjax.models.layers import FeedForward, gelu, linear, run_layers, stack_layers
-from synthjax.models.remat import Remat, saved
-from synthjax.models.vector_fields import conditioning_of_layers
+from synthjax.models.kernels.remat import saved
+from synthjax.models.layers import FeedForward, gelu, linear, stack_layers
+from synthjax.models.norms import LayerNorm
+from synthjax.models.vector_fields import VectorField
 
 
 class MLPFieldBlock(nnx.Module):
     """(a, g, b) = Linear(GELU(c)); h += a FF(g LN(LN(h)) + b), with one LayerNorm, affine and all, applied twice.
 
-    The reference does so; weights that come from it need the same. Note the order of the chunks, which is not that of
+    The double norm is a quirk of the reference, which its weights need. The order of the chunks differs from that of
     the transformer's ``FieldBlock``.
     """
 
@@ -33,13 +32,12 @@ class MLPFieldBlock(nnx.Module):
         return h + a * self.ff(g * self.norm(self.norm(h)) + b)
 
 
-class MLPField(nnx.Module):
-    """Residual MLP vector field, with the interface of ``TransformerField``.
+class MLPField(VectorField):
+    """Residual MLP vector field, whose one token is as wide as the model.
 
     Args:
       width: W, columns of a parameter row.
-      conditioning_dim: E of the encoder's rows.
-      time_features: width of the sinusoidal time encoding; 1 gives the scalar t itself.
+      dim, layers, conditioning_dim, time_features: see ``VectorField``.
     """
 
     def __init__(
@@ -53,27 +51,14 @@ class MLPField(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
-        self.layers, self.time_features = layers, time_features
-        self.remat: Remat = "elementwise"
-        # Stands for "no sound" in classifier-free guidance: one vector for all layers.
-        self.dropout_token = nnx.Param(jax.random.normal(rngs.params(), (conditioning_dim,)), axes=("embed",))
-        self.conditioning = FeedForward(conditioning_dim + time_features, dim, dim, dtype=dtype, rngs=rngs)
+        super().__init__(dim, layers, conditioning_dim, time_features, dtype=dtype, rngs=rngs)
         self.embed = linear(width, dim, (None, "embed"), dtype=dtype, rngs=rngs)
         self.blocks = stack_layers(lambda rngs: MLPFieldBlock(dim, dtype=dtype, rngs=rngs), layers, rngs)
-        # Velocities leave in float32 whatever computes the layers.
+        # Velocities are float32, whatever dtype the layers compute in.
         self.read = linear(dim, width, ("embed", None), dtype=jnp.float32, rngs=rngs)
 
-    def __call__(
-        self,
-        x: Float[Array, "B W"],
-        t: Float[Array, " B"],
-        z: Float[Array, "B L E"] | Float[Array, "B E"],
-        dropped: Bool[Array, " B"] | None = None,
-    ) -> Float[Array, "B W"]:
-        """Velocity at (x, t); examples marked in ``dropped`` are unconditional, whatever their z."""
-        rows = conditioning_of_layers(self, z, t, dropped)
-        return self.read(run_layers(self.blocks, self.embed(x), rows, remat=self.remat))
+    def to_tokens(self, x: Float[Array, "B W"]) -> Float[Array, "B D"]:
+        return self.embed(x)
 
-    def penalty(self) -> Float[Array, ""]:
-        """0: there is no projection to keep sparse."""
-        return jnp.zeros(())
+    def to_row(self, tokens: Float[Array, "B D"]) -> Float[Array, "B W"]:
+        return self.read(tokens)

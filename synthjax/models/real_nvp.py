@@ -1,13 +1,12 @@
 """Real NVP: an invertible map of rows with a known Jacobian (Dinh, Sohl-Dickstein, Bengio 2017, sections 3.2 to 3.5).
 
     y_f = x_f,  y_c = s(x_f) x_c + t(x_f)                  (1)  one affine coupling: f stays fixed, c changes
-    x_c = (y_c - t(y_f)) / s(y_f)                          (2)  its inverse
-    log |det dy/dx| = sum_c log s_c(x_f)                   (3)
-    (t, r) = net(x_f),  s = sigmoid(r + 2) + 0.001         (4)  as in nflows, on which the reference builds
+    log |det dy/dx| = sum_c log s_c(x_f)                   (2)
+    (t, r) = net(x_f),  s = sigmoid(r + 2) + 0.001         (3)  as in nflows, which the reference uses
 
-The mask is a checkerboard that every coupling inverts: even columns stay fixed first, then odd ones. There is no batch
-normalisation between couplings, only within their networks; its running statistics are ``nnx.BatchStat`` variables, a
-type of their own beside ``nnx.Param``, and only a call with ``train=True`` uses a batch's own and updates them.
+The fixed columns alternate: even columns in the first coupling, odd columns in the second, and so on. Only the networks
+of the couplings have batch normalisation. Its running statistics are ``nnx.BatchStat`` variables. Only a call with
+``train=True`` normalises by the batch's own statistics and updates the running ones.
 
 Shapes: B batch, W row width, E and O its even and odd columns, V and U columns that stay and that change, H hidden.
 """
@@ -21,8 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.batch_norm import BatchNorm
 from synthjax.models.layers import linear, stack_layers
+from synthjax.models.norms import BatchNorm
 
 NET_NORM_EPSILON = 1e-3
 MIN_SCALE = 1e-3
@@ -37,14 +36,15 @@ def _near_zero(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any
 
 
 class ResidualBlock(nnx.Module):
-    """x + W2 ReLU(BN(W1 ReLU(BN x))), of which the second term starts near zero."""
+    """x + W2 ReLU(BN(W1 ReLU(BN x))), with W2 near zero at first."""
 
     def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.norm1 = BatchNorm(dim, epsilon=NET_NORM_EPSILON, dtype=jnp.float32, rngs=rngs)
         self.linear1 = linear(dim, dim, ("embed", "mlp"), dtype=dtype, rngs=rngs)
         self.norm2 = BatchNorm(dim, epsilon=NET_NORM_EPSILON, dtype=jnp.float32, rngs=rngs)
-        inits = {"kernel_init": _near_zero, "bias_init": _near_zero}
-        self.linear2 = linear(dim, dim, ("mlp", "embed"), dtype=dtype, rngs=rngs, **inits)
+        self.linear2 = linear(
+            dim, dim, ("mlp", "embed"), kernel_init=_near_zero, bias_init=_near_zero, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x: Float[Array, "B H"], *, train: bool) -> Float[Array, "B H"]:
         y = self.linear1(jax.nn.relu(self.norm1(x, use_running_average=not train)))
@@ -52,7 +52,7 @@ class ResidualBlock(nnx.Module):
 
 
 class AffineCoupling(nnx.Module):
-    """Eq. (1) to (4); the network is Linear, ``blocks`` residual blocks of width H, Linear."""
+    """Eq. (1) to (3); the network is Linear, ``blocks`` residual blocks of width H, Linear."""
 
     def __init__(self, fixed: int, changed: int, *, hidden: int, blocks: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.enter = linear(fixed, hidden, (None, "embed"), dtype=dtype, rngs=rngs)
@@ -62,23 +62,13 @@ class AffineCoupling(nnx.Module):
     def __call__(
         self, x: Float[Array, "B U"], fixed: Float[Array, "B V"], *, train: bool
     ) -> tuple[Float[Array, "B U"], Float[Array, " B"]]:
-        """Eq. (1) and (3)."""
-        scale, shift = self._scale_and_shift(fixed, train=train)
-        return scale * x + shift, jnp.log(scale).sum(axis=-1)
-
-    def inverse(
-        self, y: Float[Array, "B U"], fixed: Float[Array, "B V"]
-    ) -> tuple[Float[Array, "B U"], Float[Array, " B"]]:
-        """Eq. (2) by the running statistics, and the log-determinant of this direction."""
-        scale, shift = self._scale_and_shift(fixed, train=False)
-        return (y - shift) / scale, -jnp.log(scale).sum(axis=-1)
-
-    def _scale_and_shift(self, fixed: Array, *, train: bool) -> tuple[Array, Array]:
+        """The changed columns of eq. (1), and the log-determinant of eq. (2)."""
         hidden = self.enter(fixed)
         for block in self.blocks:
             hidden = block(hidden, train=train)
         shift, raw = jnp.split(self.leave(hidden).astype(jnp.float32), 2, axis=-1)
-        return jax.nn.sigmoid(raw + SCALE_OFFSET) + MIN_SCALE, shift
+        scale = jax.nn.sigmoid(raw + SCALE_OFFSET) + MIN_SCALE
+        return scale * x + shift, jnp.log(scale).sum(axis=-1)
 
 
 class CouplingPair(nnx.Module):
@@ -96,23 +86,15 @@ class CouplingPair(nnx.Module):
         even, log_det_even = self.change_even(even, odd, train=train)
         return even, odd, log_det_odd + log_det_even
 
-    def inverse(
-        self, even: Float[Array, "B E"], odd: Float[Array, "B O"]
-    ) -> tuple[Float[Array, "B E"], Float[Array, "B O"], Float[Array, " B"]]:
-        """The couplings' inverses in the opposite order."""
-        even, log_det_even = self.change_even.inverse(even, odd)
-        odd, log_det_odd = self.change_odd.inverse(odd, even)
-        return even, odd, log_det_odd + log_det_even
-
 
 class RealNVP(nnx.Module):
-    """``layers`` affine couplings in turn, in float32 but for their networks; pairs of them run as one ``lax.scan``.
+    """``layers`` affine couplings in float32, with networks in ``dtype``. Pairs of couplings run in one ``lax.scan``.
 
     Args:
       width: W, at least 2.
-      layers: number of couplings, even, so that every column changes equally often.
+      layers: number of couplings; even, so that every column changes equally often.
       hidden: H, width of the couplings' networks.
-      blocks: residual blocks of each network.
+      blocks: number of residual blocks in each network.
 
     Raises:
       ValueError: for a row of one column, or an odd number of layers.
@@ -133,10 +115,10 @@ class RealNVP(nnx.Module):
     def __call__(
         self, x: Float[Array, "B W"], *, train: bool = False
     ) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
-        """Rows and log |det| of the Jacobian at each.
+        """The mapped rows, and log |det| of the Jacobian at each.
 
         Args:
-          train: normalise by this batch's statistics, and update the running ones.
+          train: whether to normalise by this batch's statistics and update the running ones.
         """
         graph, *states = nnx.split(self.pairs, nnx.Param, nnx.BatchStat)
 
@@ -148,17 +130,6 @@ class RealNVP(nnx.Module):
         halves, (log_dets, statistics) = jax.lax.scan(body, _halves(x), tuple(states))
         if train:
             nnx.update(self.pairs, statistics)
-        return _interleave(*halves), log_dets.sum(axis=0)
-
-    def inverse(self, y: Float[Array, "B W"]) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
-        """Rows that a call (with ``train=False``) maps to y, and log |det| of this direction at each."""
-        graph, state = nnx.split(self.pairs)
-
-        def body(halves: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], Array]:
-            even, odd, log_det = nnx.merge(graph, layer).inverse(*halves)
-            return (even, odd), log_det
-
-        halves, log_dets = jax.lax.scan(body, _halves(y), state, reverse=True)
         return _interleave(*halves), log_dets.sum(axis=0)
 
 

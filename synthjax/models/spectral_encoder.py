@@ -1,6 +1,6 @@
 """CNN encoder of the k-osc task: the magnitude spectrum of a signal to one conditioning row.
 
-Shapes: B batch, S samples of the signal, F frequency bins or what strides leave of them, C channels, D width.
+Shapes: B batch, S samples of the signal, F frequency bins (fewer after each stage), C channels, D width.
 """
 
 from __future__ import annotations
@@ -11,39 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from synthjax.models.batch_norm import BatchNorm
-from synthjax.models.layer_norm import LayerNorm
-from synthjax.models.layers import gelu, linear, uniform_fan_in
-from synthjax.models.residual_mlp import ResidualMLP
+from synthjax.models.layers import ResidualMLP, conv, gelu, linear
+from synthjax.models.norms import BatchNorm, LayerNorm
 
 NormKind = Literal["batch", "layer"]
 KERNEL, DOWN_KERNEL, STRIDE = 7, 6, 3
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    size: int,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    init = uniform_fan_in(in_channels * size)
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        kernel_size=(size,),
-        strides=(stride,),
-        padding=((padding, padding),),
-        dtype=dtype,
-        kernel_init=init,
-        bias_init=init,
-        kernel_metadata={"axes": (None, None, "mlp")},
-        bias_metadata={"axes": ("mlp",)},
-        rngs=rngs,
-    )
 
 
 def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> BatchNorm | LayerNorm:
@@ -51,21 +23,20 @@ def _norm(kind: NormKind, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) ->
 
 
 class SpectralBlock(nnx.Module):
-    """skip(x) + [norm] GELU(Conv_1(norm(GELU(Conv_7 x)))), over channels; skip is a 1 x 1 Conv where they change.
+    """skip(x) + norm(GELU(Conv_1(norm(GELU(Conv_7 x))))); the skip is a Conv_1 where the channels change.
 
-    With layer normalisation there is none at the end.
+    Layer normalisation has no second norm.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, *, norm: NormKind, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
-        padding = KERNEL // 2
-        self.conv1 = _conv(in_channels, out_channels, KERNEL, padding=padding, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(in_channels, out_channels, (KERNEL,), dtype=dtype, rngs=rngs)
         self.norm1 = _norm(norm, out_channels, dtype=dtype, rngs=rngs)
-        self.conv2 = _conv(out_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(out_channels, out_channels, (1,), dtype=dtype, rngs=rngs)
         self.norm2 = _norm(norm, out_channels, dtype=dtype, rngs=rngs) if norm == "batch" else None
         changes = in_channels != out_channels
-        self.skip = _conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs) if changes else None
+        self.skip = conv(in_channels, out_channels, (1,), dtype=dtype, rngs=rngs) if changes else None
 
     def __call__(self, x: Float[Array, "B F C"]) -> Float[Array, "B F Cout"]:
         y = gelu(self.conv2(self.norm1(gelu(self.conv1(x)))))
@@ -81,15 +52,16 @@ class SpectralStage(nnx.Module):
         self.block1 = SpectralBlock(in_channels, channels, norm=norm, dtype=dtype, rngs=rngs)
         self.block2 = SpectralBlock(channels, channels, norm=norm, dtype=dtype, rngs=rngs)
         self.norm = _norm(norm, channels, dtype=dtype, rngs=rngs)
-        self.down = _conv(channels, 2 * channels, DOWN_KERNEL, stride=STRIDE, padding=1, dtype=dtype, rngs=rngs)
+        self.down = conv(channels, 2 * channels, (DOWN_KERNEL,), stride=STRIDE, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B F C"]) -> Float[Array, "B F//3 2*C"]:
         return gelu(self._downsample(self.norm(self.block2(self.block1(x)))))
 
     def _downsample(self, x: Float[Array, "B F C"]) -> Float[Array, "B F//3 2*C"]:
-        """``self.down``, whose kernel spans two strides, as two products with blocks of a stride's bins.
+        """The convolution ``self.down`` with one bin of padding, as two matrix products.
 
-        The same sums; XLA's gradient of the strided convolution can take a fifth of a step on a CPU.
+        Its kernel spans two strides, so that each half meets whole blocks of a stride's bins. XLA's gradient of the
+        strided convolution can take a fifth of a step on a CPU.
         """
         dtype = self.norm.dtype
         kernel, bias = (
@@ -105,9 +77,9 @@ class SpectralStage(nnx.Module):
 class SpectralEncoder(nnx.Module):
     """|rfft(x)| / S through convolutional stages, a Linear over all that is left, and one residual MLP block.
 
-    Batch normalisation uses its running statistics, which are ``nnx.BatchStat`` variables, as a module is made. After
-    ``train()`` it normalises by the batch, and moves the statistics by a tenth towards it; ``train_step`` carries them
-    from step to step. Under jit they are those of the global batch, whatever the mesh. Layer normalisation has none.
+    A new module's batch normalisation uses its running statistics, which are ``nnx.BatchStat`` variables. After
+    ``train()`` it normalises by the batch, and moves the statistics by a tenth towards the batch's; ``train_step``
+    carries them from step to step. Under jit the batch is the global one, whatever the mesh.
 
     Args:
       samples: S, of which all S/2 + 1 bins are used.
@@ -140,5 +112,5 @@ class SpectralEncoder(nnx.Module):
         x = jnp.abs(jnp.fft.rfft(signal))[..., None] / signal.shape[-1]
         for stage in self.stages:
             x = stage(x)
-        # Channel-major, as the reference's tensors lie.
+        # Flattened channel-major, as in the reference.
         return self.out(self.flat(x.swapaxes(1, 2).reshape(x.shape[0], -1)))

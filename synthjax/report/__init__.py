@@ -1,7 +1,4 @@
-"""Reports that people open in a browser: metrics, sounds to listen to, spectrograms and parameters side by side.
-
-Needs neither JAX nor Flax.
-"""
+"""Reports for the browser: metrics, sounds to play, spectrograms and parameters. Needs neither JAX nor Flax."""
 
 from synthjax.report.content import Clip, Metric, MetricRow, ParameterRow, SoundEntry
 from synthjax.report.writer import ReportWriter

@@ -1,4 +1,4 @@
-"""What a report says, without how it looks. Shapes: T samples at 44.1 kHz."""
+"""The content of a report, without its appearance. Shapes: T samples at 44.1 kHz."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a prediction is; ``key`` names it in ``Clip.metrics``, ``label`` on the page."""
+    """A metric of predictions; ``key`` is its name in ``Clip.metrics``, ``label`` its name on the page."""
 
     key: str
     label: str
@@ -23,10 +23,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric over all sounds: mean with its 95 % interval, median, and how many sounds count.
+    """One metric over all sounds: mean, ends of its 95 % interval, median, and the number of sounds.
 
-    ``noise_floor`` is the mean between two renders of the same patch, ``oracle`` that of the true parameters rendered
-    again; None where it was not measured.
+    ``noise_floor`` is the mean between two renders of the true patch, ``oracle`` the mean between the true patch,
+    rendered again, and the target; None if it was not measured.
     """
 
     metric: Metric
@@ -41,10 +41,13 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Clip:
-    """One sound to hear and see: the target, or a candidate's re-render.
+    """One sound: the target, or the render of a candidate.
 
-    ``audio`` is (2, T) with full scale 1.0 (louder is possible), or None where nothing was rendered. ``metrics``
-    compares it with the target, by ``Metric.key``; one that is missing or not finite is shown as a dash.
+    ``audio`` is (2, T) with full scale 1.0 (louder is possible), or None if nothing was rendered. ``metrics`` has its
+    distances to the target, by ``Metric.key``; one that is missing or not finite is shown as a dash.
+
+    Raises:
+      ValueError: for audio of another shape, or with samples that are not finite.
     """
 
     label: str
@@ -64,9 +67,9 @@ class Clip:
 class ParameterRow:
     """One parameter of a sound, as text and as a place in its range.
 
-    ``predicted`` and ``true`` lie on 0..1; they are None for a category, whose texts alone are compared.
-    ``spread`` tells how far the candidates disagree: their standard deviation on 0..1 or, for a category, the share
-    of candidates with another one. What is not known is None.
+    ``predicted`` and ``true`` are places in 0..1. They are None for a category, where only the texts are compared.
+    ``spread`` is how far the candidates differ: their standard deviation in 0..1, or the share of candidates that have
+    another category. ``true_text``, ``true`` and ``spread`` are None if they are not known.
     """
 
     group: str
@@ -80,9 +83,9 @@ class ParameterRow:
 
 @dataclass(frozen=True)
 class SoundEntry:
-    """Everything about one sound; ``candidates`` best first, the first being the prediction.
+    """One sound with its candidates, best first: the first is the prediction.
 
-    The metrics of the prediction are those that the list of sounds shows and sorts by.
+    The list of sounds shows the metrics of the prediction and sorts by them.
     """
 
     name: str
@@ -93,7 +96,7 @@ class SoundEntry:
 
 
 def metric_values(clip: Clip, metrics: Sequence[Metric]) -> list[float | None]:
-    """A clip's numbers in the order of ``metrics``. Raises ValueError for one that ``metrics`` does not name."""
+    """The metrics of a clip in the order of ``metrics``. Raises ValueError for a metric that is not among them."""
     unknown = clip.metrics.keys() - {metric.key for metric in metrics}
     if unknown:
         raise ValueError(f"{clip.label}: the report knows no metric {sorted(unknown)[0]!r}")
@@ -101,12 +104,12 @@ def metric_values(clip: Clip, metrics: Sequence[Metric]) -> list[float | None]:
 
 
 def finite(number: float | None) -> float | None:
-    """The number at six digits, enough for any reader; None, which JSON has, for NaN and infinity, which it lacks."""
+    """The number with six digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{number:.6g}") if number is not None and math.isfinite(number) else None
 
 
 def summary_json(row: MetricRow) -> dict[str, Any]:
-    """A row of the summary as the page reads it."""
+    """A row of the summary, as the page's script reads it."""
     numbers = {
         "mean": row.mean,
         "low": row.low,
@@ -119,12 +122,12 @@ def summary_json(row: MetricRow) -> dict[str, Any]:
 
 
 def metric_json(metric: Metric) -> dict[str, Any]:
-    """A metric as the page reads it."""
+    """A metric, as the page's script reads it."""
     return {"key": metric.key, "label": metric.label, "unit": metric.unit, "higher": metric.higher_is_better}
 
 
 def parameter_groups_json(rows: Sequence[ParameterRow]) -> list[dict[str, Any]]:
-    """Rows by group, groups in the order of their first row."""
+    """The rows by group, as the page's script reads them; groups are in the order of their first row."""
     groups: dict[str, list[list[Any]]] = {}
     for row in rows:
         values = [row.predicted_text, finite(row.predicted), row.true_text, finite(row.true), finite(row.spread)]

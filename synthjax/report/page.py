@@ -1,4 +1,4 @@
-"""The page's text: assets put together, and data written so that nothing in it can become markup or code."""
+"""The text of the page: its assets, and its data, written so that no data can become markup or code."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from string import Template
 from typing import Any
 
 _ASSETS = resources.files("synthjax.report").joinpath("assets")
-# Later files use what earlier ones define.
+# In the order of their dependencies.
 _SCRIPTS = ("elements.js", "summary.js", "sound_list.js", "player.js", "parameters.js", "details.js", "main.js")
 _DATA_MARK = "<!-- data -->"
 
 
 def page_halves(title: str) -> tuple[bytes, bytes]:
-    """The page before and after the elements that hold its data, in UTF-8."""
+    """The page before and after the elements with its data, in UTF-8."""
     template = Template(_asset("page.html"))
     script = "\n".join(map(_asset, _SCRIPTS))
-    # Character references also carry the half surrogates by which Python names undecodable files.
+    # Character references can also express the half surrogates in the names of undecodable files.
     safe_title = html.escape(title).encode("ascii", "xmlcharrefreplace").decode("ascii")
     page = template.substitute(title=safe_title, style=_asset("style.css"), script=script)
     before, after = page.encode("utf-8").split(_DATA_MARK.encode())
@@ -26,7 +26,7 @@ def page_halves(title: str) -> tuple[bytes, bytes]:
 
 
 def data_element(identifier: str, value: Any) -> bytes:
-    """An element that holds a JSON value and that browsers do not run."""
+    """An HTML element that holds a JSON value; browsers do not run it."""
     return f'<script type="application/json" id="{identifier}">{script_json(value)}</script>\n'.encode("ascii")
 
 
@@ -36,7 +36,7 @@ def script_json(value: Any) -> str:
     Raises ValueError for NaN and infinity.
     """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    # These three occur in strings alone. All that is not ASCII, U+2028 included, json.dumps has escaped.
+    # In JSON these three occur only in strings. json.dumps has already escaped all other than ASCII, such as U+2028.
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -1,8 +1,8 @@
 """Writes a report sound by sound: ``report.html`` and, for many sounds, the folder ``report_files`` beside it.
 
-Up to 50 sounds the page holds everything. Above, audio and pictures are files, and so is what the page shows of one
-sound (``00017/sound.js``, a script since pages opened from disk may load nothing else); the page itself then holds
-the names and metrics only.
+With up to 50 sounds, the page holds everything. With more, the page holds names and metrics only; every sound has a
+folder with its audio, its pictures and ``sound.js``, which the page loads when the sound is selected. It is a script
+because a page that was opened from disk may load nothing else.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
-from data_pipeline.atomic import atomic_path, make_folder
-from data_pipeline.cli import UserError
-from data_pipeline.mel import DYNAMIC_RANGE_DB
+from data_pipeline.audio.spectrogram import DYNAMIC_RANGE_DB
+from data_pipeline.console.atomic import atomic_path, make_folder
+from data_pipeline.console.cli import UserError
 from synthjax.report import media
 from synthjax.report.content import (
     Clip,
@@ -38,16 +38,21 @@ MAX_EMBEDDED_SOUNDS = 50
 
 
 class ReportWriter:
-    """A report in the making. Nothing of it is seen at ``path`` before ``finish``; leaving the block without it
-    leaves an earlier report as it was.
+    """Writes one report. It replaces an earlier one at ``path`` in ``finish``, and not before.
 
         with ReportWriter(path, "Predictions", {"model": "flow_20k"}, metrics, expected_sounds=3) as report:
             report.add(entry)
             report.finish(summary)
 
-    Memory holds one sound at a time, and the names and metrics of all. ``about`` stands under the title.
-    ``metrics`` are the columns of the list of sounds. ``expected_sounds`` decides between one file and a folder.
-    Any file that cannot be written is a UserError.
+    Memory holds one sound at a time, and the names and metrics of all.
+
+    Args:
+      about: texts under the title, by name.
+      metrics: the columns of the list of sounds.
+      expected_sounds: decides between one file and a folder.
+
+    Raises:
+      UserError: for a file that cannot be written, here and in the methods.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class ReportWriter:
         values = [metric_values(clip, self._metrics) for clip in clips]
         with self._writing():
             details = {
-                **self._heard_and_seen(number, clips, values),
+                **self._store_clips(number, clips, values),
                 "notes": list(entry.notes),
                 "groups": parameter_groups_json(entry.parameters),
             }
@@ -95,7 +100,7 @@ class ReportWriter:
         self._values.append(values[1] if entry.candidates else values[0])
 
     def finish(self, summary: Sequence[MetricRow] = ()) -> None:
-        """Puts the page, and its folder, in place of what was there."""
+        """Writes the page; it and its folder replace those of an earlier report."""
         index = {
             "about": list(self._about.items()),
             "metrics": [metric_json(metric) for metric in self._metrics],
@@ -118,10 +123,8 @@ class ReportWriter:
             if self._files_name is not None:
                 self._replace_folder(self.path.with_name(self._files_name))
 
-    def _heard_and_seen(
-        self, number: int, clips: Sequence[Clip], values: Sequence[list[float | None]]
-    ) -> dict[str, Any]:
-        """The clips of one sound as the page reads them, their audio and pictures stored."""
+    def _store_clips(self, number: int, clips: Sequence[Clip], values: Sequence[list[float | None]]) -> dict[str, Any]:
+        """Stores the audio and pictures of one sound's clips; returns the clips as the page's script reads them."""
         sounds = [clip.audio for clip in clips if clip.audio is not None]
         gain = media.common_gain(sounds)
         pictures = iter(media.spectrograms(sounds))
@@ -137,7 +140,7 @@ class ReportWriter:
         return {"clips": rows, "span": media.time_span(longest), "gain": round(20.0 * math.log10(gain), 1)}
 
     def _put(self, number: int, name: str, content: bytes, kind: str) -> str:
-        """Stores one file of a sound; returns the URL under which the page finds it."""
+        """Stores one file of a sound; returns its URL, relative to the page."""
         if self._files_name is None:
             return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
         folder = self._files / f"{number:05d}"
@@ -146,7 +149,7 @@ class ReportWriter:
         return f"{quote(self._files_name)}/{folder.name}/{name}"
 
     def _replace_folder(self, target: Path) -> None:
-        """No two names can be replaced at one instant; renaming leaves only a moment in which one is new."""
+        """Replaces the folder of an earlier report. Renaming keeps the time without a folder short."""
         if target.exists():
             target.rename(self._staging / "replaced")
         self._files.rename(target)

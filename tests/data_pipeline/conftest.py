@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.splits import write_splits
+from data_pipeline.shards.splits import write_splits
 from tests.data_pipeline.worker_play import Stage
 from tests.helpers import make_rows, write
 

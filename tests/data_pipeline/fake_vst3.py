@@ -1,4 +1,4 @@
-"""A stand-in for a plugin and its host, with every trap of the real pair (see DESIGN, section 3).
+"""A stand-in for a plugin and its host, with every trap of the real pair (see DESIGN, section 4).
 
 - The host drops a write that equals its last one, even where a preset has changed the value since.
 - ``raw_value`` reads the host's last write, so it is stale after a preset.
@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.param_spec import ParamSpec
-from data_pipeline.surge_patch import base_patch, patch_values
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.synths.surge.patch import base_patch, patch_values
 
 CLASS_ID = b"0123456789ABCDEF0123456789ABCDEF"
 SAMPLE_RATE = 44100

@@ -19,10 +19,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.cli import UserError
-from data_pipeline.rechunk import _attributes
-from data_pipeline.shards import ROW_SHAPES, ShardReader
-from data_pipeline.virtual_sources import missing_sources
+from data_pipeline.console.cli import UserError
+from data_pipeline.shards.reader import ROW_SHAPES, ShardReader
+from data_pipeline.shards.rechunk import _attributes
+from data_pipeline.shards.virtual_sources import missing_sources
 
 MEMORY_BYTES = 3 << 30
 # Of processor time, which a busy machine does not stretch; whole files take a hundredth of a second.

@@ -1,4 +1,4 @@
-"""A synthesizer that fails as it is told: what the supervision of render workers is tested with.
+"""A synthesizer that fails as a script says, to test the supervision of render workers.
 
 ``settings.preset`` is the path of a JSON script. Its faults strike by patch (``level`` at or under a threshold), so
 that what happens does not depend on which worker renders it; ``once`` restricts a fault to the first time in the run.
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.synths.protocol import SAMPLE_RATE, SAMPLES, Audio, DriftError, SynthSettings
+from data_pipeline.audio.contract import SAMPLE_RATE, SAMPLES
+from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
 
 SPEC = {
     "name": "scripted",
@@ -111,7 +112,7 @@ def _go_file(script: Path) -> Path:
 
 
 def waiting(script: Path) -> int:
-    """How many workers of a script with ``waits_after`` have come to stand still."""
+    """The number of workers of a script with ``waits_after`` that stand still."""
     return len(list(script.parent.glob("waits.*")))
 
 
@@ -121,7 +122,7 @@ def go_on(script: Path) -> None:
 
 
 def sine(values: Mapping[str, Any]) -> Audio:
-    """What the synthesizer sounds like when it is well."""
+    """The sound of the synthesizer without a fault."""
     seconds = np.arange(SAMPLES) / SAMPLE_RATE
     frequency = 440 * 2 ** ((values["pitch"] - 69) / 12)
     tone = np.sin(2 * np.pi * frequency * seconds) + values["tone"] * np.sin(4 * np.pi * frequency * seconds)

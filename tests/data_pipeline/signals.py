@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.synths.protocol import SAMPLE_RATE
+from data_pipeline.audio.contract import SAMPLE_RATE
 
 
 def spectrum(signal: NDArray[np.floating]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from data_pipeline.check import LINES_PER_KIND, check_paths
-from data_pipeline.cli import UserError
-from data_pipeline.param_spec import load_spec
-from data_pipeline.splits import write_splits
-from data_pipeline.stats import MelStats, save_stats
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.check import LINES_PER_KIND, check_paths
+from data_pipeline.shards.mel_stats import MelStats, save_stats
+from data_pipeline.shards.splits import write_splits
 from tests.helpers import ROWS, Rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 XT = load_spec("surge_xt")

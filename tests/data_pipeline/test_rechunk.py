@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
-from data_pipeline import rechunk as module
-from data_pipeline.check import check_paths
-from data_pipeline.cli import UserError
-from data_pipeline.partial_shard import log_path
-from data_pipeline.rechunk import rechunk
-from data_pipeline.record_log import RecordLog
-from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ROW_SHAPES, ShardReader
+from data_pipeline.console.append_log import RecordLog
+from data_pipeline.console.cli import UserError
+from data_pipeline.shards import rechunk as module
+from data_pipeline.shards.check import check_paths
+from data_pipeline.shards.partial_shard import log_path
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ROW_SHAPES, ShardReader
+from data_pipeline.shards.rechunk import rechunk
 from tests.helpers import REPOSITORY, SPEC, Rows, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 ROWS = 9
@@ -102,7 +102,7 @@ def test_spec_is_that_of_the_width_or_the_one_named(tmp_path: Path, new: Path) -
     with pytest.raises(UserError, match="7 columns, spec surge_xt has 300"):
         rechunk(odd, new, "surge_xt")
     own_spec = tmp_path / "own.json"
-    shutil.copy(REPOSITORY / "data_pipeline" / "specs" / "surge_simple.json", own_spec)
+    shutil.copy(REPOSITORY / "data_pipeline" / "params" / "specs" / "surge_simple.json", own_spec)
     own_spec.write_text(own_spec.read_text().replace('"surge_simple"', '"own"', 1))
     rechunk(write_old(tmp_path / "shard-1.h5", make_rows(1)), new, str(own_spec))
     assert ShardReader(new).attrs["spec_name"] == "own"
@@ -223,8 +223,10 @@ def run_until(old: Path, new: Path, condition: str, action: str, prefix: str = "
     script = f"""
 import itertools, os, signal, sys
 from pathlib import Path
-from data_pipeline import atomic, partial_shard, rechunk
-from data_pipeline.cli import fail, UserError
+from data_pipeline.rechunk import main
+from data_pipeline.console import atomic
+from data_pipeline.shards import partial_shard, rechunk
+from data_pipeline.console.cli import fail, UserError
 def at(step):
     if {condition}:
         {action}
@@ -241,7 +243,7 @@ partial_shard.RecordLog.remove = before("log", partial_shard.RecordLog.remove)
 rechunk._first_difference = before("verify", rechunk._first_difference)
 rechunk.os.replace = before("rename", os.replace)
 try:
-    rechunk.main(["rechunk", {str(old)!r}, {str(new)!r}])
+    main(["rechunk", {str(old)!r}, {str(new)!r}])
 except UserError as error:
     fail(error)
 """

@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 import pytest
 
-from data_pipeline.param_spec import load_spec
-from data_pipeline.partial_shard import log_path
-from data_pipeline.record_log import RecordLog
-from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
+from data_pipeline.console.append_log import RecordLog
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.partial_shard import log_path
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from tests.data_pipeline.scripted_synth import SPEC, go_on, sine, waiting
 from tests.helpers import REPOSITORY, all_rows, assert_usage_error, is_alive, run_cli, started, wait_until
 
@@ -58,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def check_rows(folder: Path, rows: int = 12) -> None:
-    """Every row's audio is what its label says, and nothing but shards is left behind."""
+    """Checks that every row's audio fits its label, and that the folder holds shards alone."""
     spec = load_spec(str(folder / "spec.json"))
     paths = sorted((folder / "out").glob("shard-*"))
     readers = [ShardReader(path) for path in paths]
@@ -79,7 +79,7 @@ def rejected(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_stopped(result: subprocess.CompletedProcess, *words: str) -> None:
-    """A run that had begun ends in one line that holds the words, and exit code 2."""
+    """Checks that a run ends with one line that holds the words, and exit code 2."""
     assert result.returncode == 2, result.stderr
     *before, last = result.stderr.splitlines()
     assert last.startswith("error: ")
@@ -148,15 +148,17 @@ def test_single_fault_costs_a_worker_and_no_row(folder: Path, fault: str) -> Non
     assert not rejected(folder)
 
 
+@pytest.mark.slow
 def test_hanging_worker_is_replaced(folder: Path) -> None:
     result = render(folder, {"hang": 0.5, "once": ["hang"]}, config__render_seconds=10)
     assert result.returncode == 0, result.stderr
     check_rows(folder)
-    # One that is kept from its work for as long by a busy machine is replaced too.
+    # A worker that a busy machine delays for as long is replaced too.
     assert re.search(r"workers restarted: [1-9]\d* hang$", result.stderr, re.MULTILINE)
 
 
-@pytest.mark.parametrize("fault", ["crash", pytest.param("drift", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["crash", "drift"])
 def test_patch_that_kills_three_times_is_rejected_and_redrawn(folder: Path, fault: str) -> None:
     result = render(folder, {fault: 0.12}, workers=1)
     assert result.returncode == 0, result.stderr
@@ -201,6 +203,7 @@ def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
     assert_stopped(render(folder, {"start": 1}), "die before they render", "code 3", "cannot find the wavetables")
 
 
+@pytest.mark.slow
 def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
     result = render(folder, {"error": 1.0}, workers=1)
     assert_stopped(result, "die whatever the patch (error: RuntimeError: the plugin refused the state)")
@@ -211,11 +214,11 @@ def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
     assert any("in _error" in line for line in lines)
     assert lines[-1].startswith("error: render workers die whatever the patch")
     assert "sample 0: patch 4 is refused, it cost three workers" in lines
-    assert not rejected(folder)  # It is no fault of theirs.
+    assert not rejected(folder)  # The patches are not to blame.
 
 
 def test_patches_that_were_refused_when_the_run_was_stopped_are_noted(folder: Path) -> None:
-    """With no batch written since: the first patch is refused, the next one stands still."""
+    """No batch is committed after the refusal: the next patch stands still."""
     command = arguments(folder, {"crash": 0.12, "waits_after": 0}, workers=1)
     with started(["-m", "data_pipeline.render_shards", *command], folder / "stderr") as process:
         wait_until(lambda: waiting(folder / "script.json") == 1, process)
@@ -350,11 +353,8 @@ def test_a_synthesizer_that_cannot_be_opened_stops_the_run(folder: Path) -> None
     assert_stopped(render(folder, config__synth="moog.synth"), "there is no module moog.synth")
 
 
-def test_workers_import_no_accelerator_library(folder: Path) -> None:
-    """Whoever starts them: this process has JAX loaded."""
-    code = "import jax, sys; from data_pipeline import worker_process as w; print('jax' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=REPOSITORY).strip() == "True"
-    probe = "import sys, data_pipeline.worker; print(sorted({'jax', 'flax', 'synthjax'} & set(sys.modules)))"
+def test_workers_import_no_accelerator_library() -> None:
+    probe = "import sys, data_pipeline.render.worker; print(sorted({'jax', 'flax', 'synthjax'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", probe], text=True, cwd=REPOSITORY).strip() == "[]"
 
 

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data_pipeline.cli import UserError
-from data_pipeline.shards import ROW_SHAPES, ShardReader
-from data_pipeline.splits import _write_split, find_shards, parse_shards, write_splits
-from data_pipeline.virtual_sources import virtual_sources
+from data_pipeline.console.cli import UserError
+from data_pipeline.shards.reader import ROW_SHAPES, ShardReader
+from data_pipeline.shards.splits import _write_split, find_shards, parse_shards, write_splits
+from data_pipeline.shards.virtual_sources import virtual_sources
 from tests.helpers import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 
@@ -87,7 +87,7 @@ def test_a_source_elsewhere_is_pointed_out(shards: Path, tmp_path: Path) -> None
     target = tmp_path / "far" / "away" / "splits"
     result = run_cli("data_pipeline.splits", shards, target, "--train_shards=0")
     assert result.returncode == 0, result.stderr
-    assert "needs --allow_external" in result.stdout
+    assert "need --allow_external" in result.stdout
     assert_usage_error(run_cli("data_pipeline.stats", target), "refused without --allow_external")
     assert run_cli("data_pipeline.stats", target, "--allow_external").returncode == 0
 
@@ -149,7 +149,7 @@ def test_different_types_are_refused(shards: Path) -> None:
 
 def test_a_split_is_no_shard(data_set: Path) -> None:
     (data_set / "train.h5").rename(data_set / "shard-0.h5")
-    refuse(data_set, "itself a split", train=[0])
+    refuse(data_set, "is a split", train=[0])
 
 
 def test_two_files_of_one_number_are_refused(shards: Path) -> None:
@@ -173,7 +173,7 @@ def test_nothing_is_written_unless_all_is(shards: Path, monkeypatch: pytest.Monk
         _write_split(path, readers)
         written.append(path)
 
-    monkeypatch.setattr("data_pipeline.splits._write_split", fail_at_second)
+    monkeypatch.setattr("data_pipeline.shards.splits._write_split", fail_at_second)
     refuse(shards, "No space left", train=[0], test=[1])
     assert written
 
@@ -183,7 +183,7 @@ def test_nothing_is_written_unless_all_is(shards: Path, monkeypatch: pytest.Monk
     [
         (["{shards}", "{shards}"], ["usage"]),
         (["{shards}", "--train_shards=0"], ["usage"]),
-        (["{shards}", "{shards}/shard-0.h5", "--train_shards=0"], ["cannot make the folder"]),
+        (["{shards}", "{shards}/shard-0.h5", "--train_shards=0"], ["cannot write to"]),
         (["{shards}/none", "{shards}", "--train_shards=0"], ["not a folder"]),
         (["{shards}/..", "{shards}", "--train_shards=0"], ["holds no shard-N.h5"]),
         (["{shards}", "{shards}", "--train_shards=x"], ["'x'", "0-3,7"]),

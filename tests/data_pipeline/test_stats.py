@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data_pipeline.cli import UserError
-from data_pipeline.shards import ShardReader
-from data_pipeline.splits import write_splits
-from data_pipeline.stats import MelStats, compute_stats, load_stats, save_stats, standardise
+from data_pipeline.console.cli import UserError
+from data_pipeline.shards.mel_stats import MelStats, compute_stats, load_stats, save_stats, standardise
+from data_pipeline.shards.reader import ShardReader
+from data_pipeline.shards.splits import write_splits
 from tests.helpers import ROWS, all_rows, assert_usage_error, make_rows, run_cli, write, write_old
 
 SHAPE = (2, 128, 401)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import storage_s3
-from data_pipeline.cli import UserError
-from data_pipeline.storage_errors import DamagedError
-from data_pipeline.storage_urls import open_cloud, open_location
-from data_pipeline.sync import Report, sync
-from data_pipeline.transfer import part_path
+from data_pipeline.cloud import s3 as storage_s3
+from data_pipeline.cloud.errors import DamagedError
+from data_pipeline.cloud.sync import Report, sync
+from data_pipeline.cloud.transfer import part_path
+from data_pipeline.cloud.urls import open_cloud, open_location
+from data_pipeline.console.cli import UserError
 from tests import cloud_servers
 from tests.cloud_servers import Cloud
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli
@@ -93,7 +93,7 @@ def test_objects_of_other_programs(cloud: Cloud, tmp_path: Path) -> None:
 
 def test_parts_of_big_files(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As much as fits one request is tested above."""
-    monkeypatch.setattr("data_pipeline.storage_gcs.CHUNK_BYTES", 5 << 20)
+    monkeypatch.setattr("data_pipeline.cloud.gcs.CHUNK_BYTES", 5 << 20)
     for name in ("multipart_threshold", "multipart_chunksize"):
         monkeypatch.setattr(storage_s3.TRANSFER, name, 5 << 20)
     (tmp_path / "big").write_bytes(os.urandom(12 << 20))

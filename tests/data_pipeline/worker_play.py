@@ -1,4 +1,4 @@
-"""A pool of workers that play a part, in a time of their own: what the supervision of workers is tested with."""
+"""A pool of fake workers with a clock of its own, to test the supervision of workers."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import worker_pool, worker_process
-from data_pipeline.param_spec import load_spec
-from data_pipeline.row_codec import EncodedRow
-from data_pipeline.row_renderer import Attempt, Batch, RenderedBatch, RenderSettings
+from data_pipeline.params.spec import load_spec
+from data_pipeline.render import worker_pool, worker_process
+from data_pipeline.render.row_renderer import Attempt, Batch, RenderSettings
+from data_pipeline.render.worker_messages import Announced, Finished, Message, Ready
+from data_pipeline.render.worker_pool import Loss, Outcome, Rejection, Supervision, WorkerPool
+from data_pipeline.render.worker_process import START_SECONDS, WorkerProcess
+from data_pipeline.shards.row_compression import EncodedRow, RenderedBatch
 from data_pipeline.synths.protocol import SynthSettings
-from data_pipeline.worker_messages import Announced, Finished, Message, Ready
-from data_pipeline.worker_pool import Loss, Outcome, Rejection, Supervision, WorkerPool
-from data_pipeline.worker_process import START_SECONDS, WorkerProcess
 
 RENDER_SECONDS = 30.0
 MAX_MEMORY = 1000
 SETTINGS = RenderSettings(SynthSettings("none", load_spec("subtractive")), 0, -55.0, 1.0, 10)
 READY = Ready("fake", "1.0")
-# More than any play has parts for: a pool that never gives up fails a test instead of going on with it.
+# More than any test needs: a pool that never gives up fails its test instead of running for ever.
 MOST_ACTORS = 100
-DIES = "dies"  # A part's end: the pipe closes. Without it the worker waits, or hangs.
+DIES = "dies"  # Ends a part: the pipe closes. Without it the worker waits, or hangs.
 
 Part = Sequence[Message | str]
 Play = Callable[["Actor", Batch | None], Part]
-"""What a worker says when it has started (None) or been given a batch."""
+"""The messages of a worker after its start (None) or after it has received a batch."""
 
 
 class Clock:
-    """Time passes only while the pool waits for news and there are none."""
+    """A clock that moves only while the pool waits and no message arrives."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -52,7 +52,7 @@ class Clock:
 
 
 class Actor(WorkerProcess):
-    """The parent's side of a worker that is no process but a play."""
+    """The parent's side of a fake worker, which is a play and no process."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         self.batch, self.attempt, self.ready = None, None, None
@@ -136,7 +136,7 @@ def diligent(worker: Actor, batch: Batch | None) -> Part:
 
 
 def stopping_at(attempt: Attempt, *ends: Message | str) -> Play:
-    """Workers that end so whenever they make this attempt."""
+    """A play of workers that end with ``ends`` whenever they make this attempt."""
 
     def play(worker: Actor, batch: Batch | None) -> Part:
         if batch and Announced(attempt) in attempts(batch):
@@ -148,7 +148,7 @@ def stopping_at(attempt: Attempt, *ends: Message | str) -> Play:
 
 
 def only_first(play: Play, times: int = 1) -> Play:
-    """The play for the first workers; those after them are diligent."""
+    """The play for the first ``times`` workers; later workers are diligent."""
     return lambda worker, batch: (play if worker.number < times else diligent)(worker, batch)
 
 

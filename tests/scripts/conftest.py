@@ -1,4 +1,4 @@
-"""A copy of the scripts for each test, with programs that only note how they are called."""
+"""A copy of the scripts for each test, with programs that only record their arguments."""
 
 from __future__ import annotations
 

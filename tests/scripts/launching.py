@@ -1,4 +1,4 @@
-"""For tests of the launchers: a copy of the scripts to run them in, and programs that note how they are called."""
+"""For tests of the launchers: a copy of the scripts, and programs that record their arguments."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Sandbox:
         return sandbox
 
     def program(self, name: str, code: str = "") -> Path:
-        """A program that notes its arguments, then runs ``code``."""
+        """Makes a program that records its arguments, then runs ``code``."""
         path = self.programs / name
         path.write_text(NOTE_CALL.format(calls=self.calls_folder, name=name) + code + "\n")
         path.chmod(0o755)
         return path
 
     def python(self, data: str = "", files: str = "train.h5 stats.npz", check: int = 0) -> Path:
-        """An interpreter for which the run's data lie at ``data``, hold ``files`` and pass the check, or do not."""
+        """Makes an interpreter that reports the data set at ``data`` with ``files``, and passes the check or not."""
         lines = f"'{data}' surge_simple" if data else "''"
         listing = " ".join(f"'           12 {name}'" for name in files.split())
         return self.program(
@@ -69,7 +69,7 @@ class Sandbox:
         )
 
     def environment(self, alone: bool = False, **changes: str) -> dict[str, str]:
-        """``alone``: of the programs of targets, in PATH are only those made here."""
+        """Runs a script. With ``alone``, PATH has no programs of targets except those made here."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(KEYS)}
         path = f"{self.programs}:{self._common_programs() if alone else inherited['PATH']}"
         home = self.programs.parent / "home"
@@ -97,7 +97,7 @@ class Sandbox:
         )
 
     def calls(self, name: str | None = None) -> list[list[str]]:
-        """Arguments of every call in order, of one program or, with its name before them, of all."""
+        """The arguments of every call in order: of one program, or of all with the program's name first."""
         told = []
         for path in sorted(self.calls_folder.iterdir()):
             program = path.name.split("-", 1)[1]
@@ -109,13 +109,13 @@ class Sandbox:
         return told
 
     def everything_written(self) -> str:
-        """What all files of the repository and the notes hold."""
+        """The text of all files of the repository and of the records."""
         files = [path for path in self.root.parent.rglob("*") if path.is_file() and not path.is_symlink()]
         return "\n".join(path.read_bytes().decode(errors="replace") for path in files)
 
 
 def said(result: subprocess.CompletedProcess) -> dict[str, str]:
-    """What a launcher tells at the end: job, watch, status, stop."""
+    """The lines that a launcher prints at its end: job, watch, status, stop."""
     lines = [line.split(":", 1) for line in result.stdout.splitlines() if ":" in line]
     return {key: value.strip() for key, value in lines}
 

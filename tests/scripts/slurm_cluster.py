@@ -61,7 +61,7 @@ class SlurmCluster:
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def run(self, *command: object, **environment: str) -> str:
-        """Output of a command of Slurm's."""
+        """Returns the output of a Slurm command."""
         result = subprocess.run(
             [str(part) for part in command],
             env=self.environment | environment,
@@ -77,7 +77,7 @@ class SlurmCluster:
         return self.run("sbatch", "--parsable", f"--chdir={cwd}", *arguments, **environment).strip()
 
     def jobs(self, job: str) -> list[dict[str, str]]:
-        """What Slurm knows of a job, or of the tasks of an array."""
+        """Returns Slurm's record of a job, or of the tasks of an array."""
         shown = self.run("scontrol", "show", "job", "--oneliner", job)
         return [dict(pair.split("=", 1) for pair in line.split() if "=" in pair) for line in shown.splitlines()]
 
@@ -89,11 +89,11 @@ class SlurmCluster:
         wait_until(lambda: set(self.states(job)) <= set(states), seconds, lambda: f"{self.jobs(job)}\n{self.logs()}")
 
     def batch_signal(self, job: str, name: str) -> None:
-        """What --signal=B:NAME@SECONDS does near the time limit."""
+        """Sends the signal that --signal=B:NAME@SECONDS sends near the time limit."""
         self.run("scancel", f"--signal={name}", "--batch", job)
 
     def hurry(self, job: str) -> None:
-        """Starts a requeued job at once, which Slurm has wait for two minutes."""
+        """Starts a requeued job at once; Slurm would let it wait for two minutes."""
 
         def is_back() -> bool:
             return all(fields["JobState"] == "PENDING" and fields["Restarts"] != "0" for fields in self.jobs(job))
@@ -118,13 +118,13 @@ def missing_daemons() -> list[str]:
 
 
 def find(daemon: str) -> str | None:
-    """Daemons are often not in an ordinary user's PATH."""
+    """Finds a daemon; it is often not in an ordinary user's PATH."""
     return shutil.which(daemon, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 @contextmanager
 def slurm_cluster() -> Generator[SlurmCluster, None, None]:
-    """A running cluster, gone with all its processes at the end."""
+    """A running cluster; all its processes end with the test."""
     # Not pytest's folder: sockets have short paths, and munge wants one that others may look into.
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     folder.chmod(0o755)

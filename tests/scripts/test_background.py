@@ -1,4 +1,4 @@
-"""Commands that outlive their shell: started once, followed, asked to stop, and their end told."""
+"""Background commands: started once, followed, stopped, and their exit code reported."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_killed_command_is_told(background: Background) -> None:
 
 
 def test_number_of_another_process_is_not_taken_for_it(background: Background, tmp_path: Path) -> None:
-    """After a reboot, say."""
+    """Such as after a reboot."""
     background("start", "job", "true")
     wait_for_end(background)
     (tmp_path / "runs/jobs/job.pid").write_text(f"{os.getpid()}\n")

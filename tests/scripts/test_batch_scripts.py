@@ -1,4 +1,4 @@
-"""What Slurm's batch scripts say before they do anything."""
+"""Error messages of the batch scripts, before they start anything."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Benchmarks run, and what they tell has the right units; never how fast anything is."""
+"""Benchmarks run, and their figures have the right units; no test asks how fast anything is."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import math
+import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,19 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.cli import UserError
-from scripts import roofline
-from scripts.bench_report import table
-from tests.helpers import REPOSITORY, TINY, assert_usage_error, run_script
+from data_pipeline.console.cli import UserError
+from scripts.benchmarks import roofline, run
+from scripts.benchmarks.report import table
+from tests.helpers import REPOSITORY, TINY, assert_usage_error, run_cli
 
 ON_DEVICE = {"name", "median_ms", "samples_per_second", "gflop", "gb_moved", "percent_of_peak", "percent_of_bandwidth"}
 TINY_FLAGS = [f"--config.{key}={value}" for key, value in TINY.items()]
 
 
-def measure(script: str, folder: Path, *arguments: object) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What the benchmark says of itself, and its rows by name, in which every figure is one."""
+def run_benchmark(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    return run_cli(f"scripts.benchmarks.{name}", *arguments, cwd=REPOSITORY)
+
+
+def measure(name: str, folder: Path, *arguments: object) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The setting of a benchmark's report, and its rows by name; checks that all figures are positive."""
     file = folder / "figures.json"
-    result = run_script(script, f"--json={file}", *arguments)
+    result = run_benchmark(name, f"--json={file}", *arguments)
     assert result.returncode == 0, result.stderr
     setting = json.loads(file.read_text())
     rows = {row.pop("name"): row for row in setting.pop("rows")}
@@ -38,8 +42,9 @@ def measure(script: str, folder: Path, *arguments: object) -> tuple[dict[str, An
     return setting, rows
 
 
+@pytest.mark.slow
 def test_step(tmp_path: Path) -> None:
-    setting, rows = measure("bench_step", tmp_path, "--config=configs/important.py", "--steps=1", *TINY_FLAGS)
+    setting, rows = measure("step", tmp_path, "--config=configs/important.py", "--steps=1", *TINY_FLAGS)
     assert [*rows] == ["encoder forward", "field forward", "gradient", "train step"]
     assert all({"name", *row} == ON_DEVICE for row in rows.values())
     step = rows["train step"]
@@ -54,7 +59,7 @@ def test_step(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sampler(tmp_path: Path) -> None:
     options = ["--repeats=1", "--solves=heun-3", "--rows=6"]
-    setting, rows = measure("bench_sampler", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
+    setting, rows = measure("sampler", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
     assert [*rows] == [
         "encoder",
         "field, guidance 2",
@@ -75,7 +80,7 @@ def test_sampler(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_loader(tmp_path: Path) -> None:
     options = ["--rows=16", "--batches=1", "--workers=0,1", "--old_rows=16"]
-    setting, rows = measure("bench_loader", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
+    setting, rows = measure("loader", tmp_path, "--config=configs/important.py", *options, *TINY_FLAGS)
     assert [*rows] == [
         "bare h5py loop",
         "cache none, one thread, not coupled",
@@ -109,7 +114,7 @@ def test_loader(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
     options = [f"--config.data.root={tiny_root}", "--batches=1", "--caches=host", "--workers=", "--old_rows=0"]
-    setting, rows = measure("bench_loader", tmp_path, "--config=configs/regression.py", *options, *TINY_FLAGS[:2])
+    setting, rows = measure("loader", tmp_path, "--config=configs/regression.py", *options, *TINY_FLAGS[:2])
     assert setting["data_rows"] == 24
     of_cache = ["one thread, not coupled", "workers 0", "workers 0, on device"]
     assert [*rows] == ["bare h5py loop", *(f"cache host, {name}" for name in of_cache), "coupling 8 rows"]
@@ -118,7 +123,7 @@ def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
 @pytest.mark.slow
 def test_render(tmp_path: Path) -> None:
     options = ["--config=configs/render_subtractive.py", "--rows=16", "--workers=1"]
-    setting, rows = measure("bench_render", tmp_path, *options)
+    setting, rows = measure("renderer", tmp_path, *options)
     assert {"synthesizer", "mel spectrogram", "an accepted row, in this process"} < {*rows}
     assert setting["accepted_rows"] == 16
     worker = rows["an accepted row, workers 1"]
@@ -132,7 +137,7 @@ def test_k_osc(tmp_path: Path) -> None:
     sizes = {"encoder.dim": 16, "encoder.channels": 4, "field.dim": 16, "field.layers": 2, "field.ff_dim": 32}
     options = ["--config=configs/k_osc.py:norm=layer", "--config.data.batch_size=8", "--steps=1"]
     tiny = [f"--config.model.{key}={value}" for key, value in sizes.items()]
-    setting, rows = measure("bench_k_osc", tmp_path, *options, *tiny)
+    setting, rows = measure("k_osc", tmp_path, *options, *tiny)
     assert [*rows] == ["JAX", "JAX, data alone", "JAX, pairing alone"]
     assert all({"name", *row} == {*ON_DEVICE, "cpu_ms"} for row in rows.values())
     step, *parts = rows.values()
@@ -154,7 +159,7 @@ def test_run(tmp_path: Path, tiny_root: Path) -> None:
     options = ["--config.data.root", tiny_root, "--config.data.workers=0", "--config.train.log_every=2", "--steps=8"]
     options += [f"--workdir={workdir}", "--config.checkpoint.every=3", "--noconfig.flow.coupling"]
     tiny = [flag for flag in TINY_FLAGS if not flag.startswith("--config.train.steps=")]
-    setting, rows = measure("bench_run", tmp_path, "--config=configs/important.py", *tiny, *options)
+    setting, rows = measure("run", tmp_path, "--config=configs/important.py", *tiny, *options)
     ((name, row),) = rows.items()
     assert name == "steps 4 to 8"
     assert {*row} == {"median_ms", "sustained_ms", "steps_per_second", "samples_per_second"}
@@ -166,47 +171,38 @@ def test_run(tmp_path: Path, tiny_root: Path) -> None:
     assert (asked["checkpoint"]["every"], asked["train"]["steps"]) == (3, 8)
     assert asked["train"]["eval_every"] == TINY["train.eval_every"] > 0
     assert asked["flow"]["coupling"] is False
-    assert_usage_error(run_script("bench_run", f"--workdir={workdir}"), f"{workdir} holds a run")
+    assert_usage_error(run_benchmark("run", f"--workdir={workdir}"), f"{workdir} holds a run")
 
 
-def test_progress_of_a_run_is_sustained_over_all_and_median_of_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
-    bench_run = importlib.import_module("bench_run")
-    progress = bench_run.Progress()
-    times = iter([0.0, 10.0, 12.0, 14.0, 20.0])
-    monkeypatch.setattr(bench_run, "time", SimpleNamespace(perf_counter=lambda: next(times)))
-    for step in (10, 20, 30, 40, 50):
-        progress.read(f"step {step}/50  loss 1.0000  3.2 samples/s\n")
-        progress.read("saved something\n")
-    row = progress.row(batch_size=8)
-    assert row == {
+def test_a_run_is_measured_from_its_second_logged_step() -> None:
+    logged = [(10, 0.0), (20, 10.0), (30, 12.0), (40, 14.0), (50, 20.0)]
+    assert run.row(logged, batch_size=8) == {
         "name": "steps 20 to 50",
         "median_ms": 200.0,
         "sustained_ms": pytest.approx(1e4 / 30),
         "steps_per_second": pytest.approx(3.0),
         "samples_per_second": pytest.approx(24.0),
     }
-    progress.steps = progress.steps[:2]
     with pytest.raises(UserError, match="fewer than three"):
-        progress.row(batch_size=8)
+        run.row(logged[:2], batch_size=8)
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("bench_k_osc", "--config=configs/important.py"), ("data.source=shards", "configs/k_osc.py")),
-        (("bench_loader", "--config=configs/k_osc.py"), ("data.source=k_osc",)),
-        (("bench_loader", "--config=configs/important.py", "--workers=two"), ("--workers", "must be numbers")),
-        (("bench_loader", "--config=configs/important.py", "--caches=disk"), ("--caches", "none,host,device")),
-        (("bench_run", "--config.data.root", "nowhere"), ("nowhere",)),
-        (("bench_run", "--config.train.steps=500"), ("--config.train.steps is --steps here",)),
-        (("bench_run", "--steps=149"), ("--steps=149 must be three times --config.train.log_every=50",)),
-        (("bench_sampler", "--config=configs/important.py", "--config.sampling.solver=dopri5"), ("dopri5", "euler")),
-        (("bench_sampler", "--config=configs/important.py", "--solves=rk4"), ("'rk4' with 0 steps", "rk4-100")),
+        (("k_osc", "--config=configs/important.py"), ("data.source=shards", "configs/k_osc.py")),
+        (("loader", "--config=configs/k_osc.py"), ("data.source=k_osc",)),
+        (("loader", "--config=configs/important.py", "--workers=two"), ("--workers", "must be numbers")),
+        (("loader", "--config=configs/important.py", "--caches=disk"), ("--caches", "none,host,device")),
+        (("run", "--config.data.root", "nowhere"), ("nowhere",)),
+        (("run", "--config.train.steps=500"), ("--config.train.steps is --steps here",)),
+        (("run", "--steps=149"), ("--steps=149 must be three times --config.train.log_every=50",)),
+        (("sampler", "--config=configs/important.py", "--config.sampling.solver=dopri5"), ("dopri5", "euler")),
+        (("sampler", "--config=configs/important.py", "--solves=rk4"), ("'rk4' with 0 steps", "rk4-100")),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_one_line(command: tuple[str, ...], words: tuple[str, ...]) -> None:
-    assert_usage_error(run_script(*command), *words)
+def test_a_wrong_command_ends_in_one_line(command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_usage_error(run_benchmark(*command), *words)
 
 
 def test_a_program_is_counted_whole() -> None:
@@ -238,7 +234,9 @@ def test_limits_are_those_of_all_devices_in_a_second(monkeypatch: pytest.MonkeyP
 
 def test_shares_of_the_limits() -> None:
     limits = roofline.Limits("a device", 16, flops=4e12, bandwidth=1e11)
-    row = roofline.device_row("name", 0.5, samples=8, flop=1e12, moved=1e10, limits=limits)
+    row = limits.row(
+        "name", 0.5, samples=8, program=roofline.Program(print, flop=1e12, moved=1e10, compile_seconds=1.0)
+    )
     expected = {
         "median_ms": 500,
         "samples_per_second": 16,
@@ -250,7 +248,7 @@ def test_shares_of_the_limits() -> None:
     assert {key: value for key, value in row.items() if key != "name"} == pytest.approx(expected)
 
 
-def test_what_does_not_apply_is_told() -> None:
+def test_a_missing_value_is_shown() -> None:
     lines = table([{"name": "long name", "median_ms": 1.5, "percent_of_peak": None, "samples_per_second": 3.0}])
     assert lines.splitlines() == [
         "name       median ms  % of peak  samples/s",
@@ -260,4 +258,4 @@ def test_what_does_not_apply_is_told() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is here")
 def test_the_comparison_with_pytorch_asks_for_it() -> None:
-    assert_usage_error(run_script("bench_torch"), "PyTorch is not installed here: pip install torch")
+    assert_usage_error(run_benchmark("beside_torch"), "PyTorch is not installed here: pip install torch")

@@ -1,4 +1,4 @@
-"""What a step needs, told without running it."""
+"""Memory, FLOPs and network traffic of a step, without running it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hlo_network import network_bytes
 
+from scripts.compile_memory import network_bytes
 from tests.helpers import TINY, run_script
 
 # A loop of eight turns around one all-reduce, and another beside it.

@@ -1,4 +1,4 @@
-"""Images: what hadolint, the licences and the user of the container ask for; that all they copy is there."""
+"""Dockerfiles: hadolint, licences, the container's user, and the files that they copy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def by_name(path: Path) -> str:
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """Of a Dockerfile, without comments and with continued lines joined."""
+    """The instructions of a Dockerfile, without comments and with continued lines joined."""
     text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
     lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
     return [(name, rest) for line in lines if line for name, _, rest in [line.partition(" ")]]

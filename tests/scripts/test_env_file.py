@@ -14,7 +14,7 @@ COMMON = REPOSITORY / "scripts" / "common.sh"
 
 
 def load(folder: Path, content: str, *keys: str, **environment: str) -> subprocess.CompletedProcess:
-    """Loads a file of that content and prints the values of the keys, one a line."""
+    """Loads a file with this content and returns the values of the keys, one a line."""
     path = folder / "keys.env"
     path.write_bytes(content.encode())
     show = "; ".join(f"printf '%s\\n' \"${{{key}-unset}}\"" for key in keys)
@@ -83,7 +83,7 @@ def test_no_file_is_no_keys(tmp_path: Path) -> None:
 
 
 def test_the_example_names_every_key_that_launchers_read_and_no_other() -> None:
-    """Besides keys that programs of others read: those of clouds and Slurm."""
+    """Keys that other programs read (clouds, Slurm) are left out."""
     text = (REPOSITORY / ".env.example").read_text()
     example = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
     scripts = [REPOSITORY / "scripts" / name for name in ("launch.sh", "tpu_pod.sh", "ovh.sh", "common.sh")]

@@ -1,4 +1,4 @@
-"""Installing Surge XT from a package made here: whole or not at all, and only with the right sum."""
+"""Installing Surge XT from a package made here: complete or not at all, and only with the right SHA-256."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def executable(path: Path, script: str) -> None:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder that comes first in PATH; what is put there stands for the machine's own."""
+    """A folder that comes first in PATH; programs in it replace the machine's own."""
     folder = tmp_path / "bin"
     folder.mkdir()
     executable(folder / "uname", '[ "$1" = -s ] && echo Linux || echo x86_64')
@@ -83,7 +83,7 @@ def plugins(tmp_path: Path) -> Path:
 
 
 def environment(tools: Path, url: str | None, sha256: str | None, alone: bool = False) -> dict[str, str]:
-    """``alone``: nothing is in PATH but ``tools``."""
+    """Runs the installer. With ``alone``, PATH is ``tools`` only."""
     path = str(tools) if alone else f"{tools}:{os.environ['PATH']}"
     extra = {"SURGE_XT_URL": url, "SURGE_XT_SHA256": sha256}
     inherited = {name: value for name, value in os.environ.items() if name not in extra}
@@ -140,7 +140,7 @@ def test_second_call_fetches_nothing(tools: Path, plugins: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("sha256", ["0" * 64, None])
 def test_wrong_sum_installs_nothing(tools: Path, plugins: Path, tmp_path: Path, sha256: str | None) -> None:
-    """``None``: the official release's sum holds for any URL."""
+    """With ``None``, the official release's SHA-256 is required for any URL."""
     package = deb(tmp_path / "surge.deb")
     result = install_file(tools, plugins, package, sha256=sha256)
     expected = sha256 or "a6e55064487f624147d515b9ae5fc79a568b69746675b2083abde628ca7bb151"
@@ -160,7 +160,7 @@ def test_other_sum_is_only_for_another_url(tools: Path, plugins: Path) -> None:
 
 
 def test_official_release_goes_to_the_repository_by_default(tools: Path, tmp_path: Path) -> None:
-    """With a curl that only says what it was asked for."""
+    """With a curl that only prints its arguments."""
     executable(tools / "curl", f'echo "$*" >{tmp_path}/asked; while [ "$1" != --output ]; do shift; done; echo x >"$2"')
     (tmp_path / "scripts").mkdir()
     copy = shutil.copy(SCRIPT, tmp_path / "scripts")
@@ -174,7 +174,7 @@ def test_official_release_goes_to_the_repository_by_default(tools: Path, tmp_pat
 
 @contextmanager
 def server(response: bytes, stall: bool = False) -> Iterator[str]:
-    """Answers any request with fixed bytes, then closes, or stalls for as long as it lives. Yields its URL."""
+    """A server that answers any request with fixed bytes, then closes or stalls. Yields its URL."""
     done = threading.Event()
 
     def serve() -> None:
@@ -204,7 +204,7 @@ def http(body: bytes, length: int | None = None, status: str = "200 OK") -> byte
 
 
 def only(tools: Path, *names: str) -> None:
-    """Makes ``tools`` a whole PATH of its own, with these besides the common ones."""
+    """Makes ``tools`` a complete PATH: the common programs and these."""
     for name in [*BASICS, *names]:
         found = shutil.which(name)
         if found is None:
@@ -339,7 +339,7 @@ def test_folder_that_cannot_be_made_is_one_line(tools: Path, tmp_path: Path) -> 
 
 
 def test_full_disk_installs_nothing(tools: Path, plugins: Path, tmp_path: Path) -> None:
-    """A limit on file size stands for the full disk: the package fits, the plugin in it does not."""
+    """A limit on file size plays the full disk: the package fits, its plugin does not."""
     package = deb(tmp_path / "surge.deb", {LIBRARY: bytes(1 << 20)})
     sha256 = hashlib.sha256(package.read_bytes()).hexdigest()
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""One front for every target: what it checks, what it starts, what it tells, and what it never shows."""
+"""launch.sh for every target: its checks, the commands it starts, its output, and secrets that it never prints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestUsage:
 
 
 class TestChecks:
-    """Before anything is paid for."""
+    """Checks come before anything that costs money."""
 
     @pytest.mark.parametrize(
         ("target", "missing"),

@@ -1,4 +1,4 @@
-"""OVHcloud AI Training: every call of ovhai word for word."""
+"""OVHcloud AI Training: the exact arguments of every call of ovhai."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards rendered one after the other, each brought away when it is whole; a folder stands for the bucket."""
+"""Shards are rendered one after the other, and each finished one is copied; a folder plays the bucket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.shards import ShardReader
+from data_pipeline.shards.reader import ShardReader
 from tests.helpers import REPOSITORY, assert_usage_error
 
 SCRIPT = REPOSITORY / "scripts" / "render_to_bucket.sh"

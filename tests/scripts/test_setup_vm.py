@@ -1,4 +1,4 @@
-"""A fresh machine's environment, with interpreters that only note what they are asked for."""
+"""The environment of a new machine, with interpreters that only record their arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VENV_PYTHON = ".venv/bin/python -m pip install --quiet"
 
 @pytest.fixture
 def machine(sandbox: Sandbox) -> Sandbox:
-    """One whose every Python is too old; pip and Surge XT's installer only note."""
+    """A machine whose Pythons are all too old; pip and Surge XT's installer only record their arguments."""
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         interpreter(sandbox, name, fits=False)
     installer = sandbox.program("install_surge_xt.sh")
@@ -24,7 +24,7 @@ def machine(sandbox: Sandbox) -> Sandbox:
 
 
 def interpreter(sandbox: Sandbox, name: str, fits: bool) -> None:
-    """A Python that can make .venv, or is too old to."""
+    """Makes a Python that can make .venv, or is too old for it."""
     made = 'for file in python pip; do cp "$0" .venv/bin/$file; done'
     sandbox.program(
         name,
@@ -37,7 +37,7 @@ def setup(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def calls(sandbox: Sandbox) -> list[str]:
-    """Without the questions for versions."""
+    """The recorded calls, without those that ask for a version."""
     return [" ".join(call) for call in sandbox.calls() if call[1:2] not in (["-c"], ["--version"])]
 
 

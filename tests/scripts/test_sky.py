@@ -1,4 +1,4 @@
-"""SkyPilot's files: valid for SkyPilot itself, documented, and starting what they should."""
+"""SkyPilot's files: valid for SkyPilot, documented, and they start the right commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_there_are_three() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=by_name)
 def test_skypilot_takes_it(path: Path, tmp_path: Path) -> None:
-    """In a process of its own, which may write to its home alone and is told to send nothing."""
+    """Asks SkyPilot in a separate process, which writes to its own home only and sends no usage data."""
     environment = {**os.environ, "HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     result = subprocess.run(
         [sys.executable, "-c", DESCRIBE, path],
@@ -86,7 +86,7 @@ def test_setup_asks_for_what_must_be_given(path: Path, tmp_path: Path) -> None:
 
 
 def start(folder: Path, code: str, environment: dict[str, Any]) -> subprocess.CompletedProcess:
-    """Runs a section as SkyPilot does, where scripts and interpreter only say what they are asked for."""
+    """Runs a section as SkyPilot does, with scripts and an interpreter that only print their arguments."""
     (folder / "scripts").mkdir(exist_ok=True)
     (folder / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
     tell = '#!/bin/sh\necho "key ${WANDB_API_KEY-none}"\nprintf \'[%s]\\n\' "$@"\n'

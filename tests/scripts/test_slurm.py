@@ -1,4 +1,4 @@
-"""The batch scripts on a real Slurm of one node: shards shared out, processes that train together, every end."""
+"""The batch scripts on a real Slurm of one node: arrays of shards, processes that train together, every kind of end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_pipeline.shards import ShardReader
+from data_pipeline.shards.reader import ShardReader
 from tests.helpers import REPOSITORY, tiny_flags
 from tests.scripts.launching import Sandbox, said
 from tests.scripts.slurm_cluster import SlurmCluster, missing_daemons, slurm_cluster, wait_until
@@ -71,7 +71,7 @@ class Training:
         return [process for process in found if process.parent() not in found]
 
     def stand_still(self, after_step: int) -> list[psutil.Process]:
-        """Stops both processes between ``after_step`` and the end, so that what is done to them comes in time."""
+        """Pauses both processes between ``after_step`` and the end, so that the test can act in time."""
         wait_until(lambda: self.metrics.count("\n") >= after_step, 600, lambda: self.log)
         processes = self.processes()
         assert len(processes) == 2
@@ -102,7 +102,7 @@ def test_tasks_of_srun_train_together(uninterrupted: Training) -> None:
 def test_stopped_job_saves_and_goes_on_by_itself(
     cluster: SlurmCluster, uninterrupted: Training, tiny_root: Path, tmp_path: Path, by: str
 ) -> None:
-    """Of its time limit the batch script is told, of preemption with a grace time the processes alone."""
+    """The time limit's signal goes to the batch script; preemption with a grace time signals the processes only."""
     training = Training(cluster, tiny_root, tmp_path)
     processes = training.stand_still(after_step=7)
     if by == "time limit":
@@ -180,7 +180,7 @@ def test_array_shares_the_shards_out(cluster: SlurmCluster, tmp_path: Path) -> N
 
 
 def test_render_task_near_its_time_limit_goes_on_by_itself_and_alone(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """Of the array's last task the job number is the array's own, which must not be taken for it."""
+    """The last task of an array has the array's own job number, which must not be requeued as a whole."""
     job = render(cluster, tmp_path, "--array=0-1", rows=150)
     partial = [tmp_path / "shards" / f"shard-{number}.h5.partial" for number in range(2)]
     wait_until(lambda: all(path.exists() for path in partial), 120, lambda: logs(tmp_path))

@@ -1,4 +1,4 @@
-"""TPU slices: every call of gcloud word for word, and a pod of one worker that is a folder of this machine."""
+"""TPU slices: the exact arguments of every call of gcloud, and a pod of one worker that is a folder here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pod(sandbox: Sandbox, *arguments: object, **changes: str) -> subprocess.Comp
 
 
 def gcloud(sandbox: Sandbox, node: str = "", request: str = "") -> None:
-    """``request``: states of the queued resource, one for each time that it is asked for; the last stays."""
+    """``request``: the states of the queued resource, one for each call; the last one stays."""
     states = " ".join(request.split()) or "''"
     sandbox.program(
         "gcloud",
@@ -192,7 +192,7 @@ class TestCalls:
 
 @pytest.fixture
 def worker(sandbox: Sandbox, tmp_path: Path) -> Path:
-    """The home folder of a pod's only worker, where ssh and scp of gcloud come out. Its Python is a stub."""
+    """The home folder of a pod's only worker, which gcloud's ssh and scp reach. Its Python is a stub."""
     home = tmp_path / "worker"
     interpreter = home / "synthjax" / ".venv" / "bin" / "python"
     interpreter.parent.mkdir(parents=True)

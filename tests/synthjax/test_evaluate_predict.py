@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.audio_metrics import mss
-from data_pipeline.param_spec import load_spec
-from data_pipeline.shards import PARAM_ARRAY, ShardReader
-from data_pipeline.splits import write_splits
-from data_pipeline.surge_patch import differences, read_preset
-from data_pipeline.synths.hosting import load_preset, play_note
-from data_pipeline.synths.surge_xt import load_plugin
-from synthjax.candidates import medoid
+from data_pipeline.audio.metrics import mss
+from data_pipeline.params.spec import load_spec
+from data_pipeline.shards.reader import PARAM_ARRAY, ShardReader
+from data_pipeline.shards.splits import write_splits
+from data_pipeline.synths.hosting import load_plugin, load_preset, play_note
+from data_pipeline.synths.surge.patch import differences, read_preset
+from synthjax.inference.candidates import medoid
 from tests.helpers import REPOSITORY, assert_usage_error, make_rows, run_cli, tiny_flags, write
 
 ROWS = 10  # Of the test split: two whole sampling batches of four and a part.
@@ -63,11 +62,12 @@ def test_metrics_are_those_of_the_written_rows(evaluation: Path, tiny_root: Path
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     true = ShardReader(tiny_root / "test.h5").read_rows(PARAM_ARRAY, np.arange(ROWS))
     error = np.square(rows_of(evaluation) - true)
-    assert (metrics["count"], metrics["split"], metrics["checkpoint"], metrics["weights"]) == (ROWS, "test", 4, "ema")
-    assert metrics["mse"] == pytest.approx(error.mean(), rel=1e-6)
-    assert metrics["mse_ci95"][0] < metrics["mse"] < metrics["mse_ci95"][1]
-    assert metrics["mse_best_swap"] <= metrics["mse"]
-    assert metrics["per_parameter_mse"]["a_highpass"] == pytest.approx(
+    about, found = metrics["about"], metrics["metrics"]["prediction"]
+    assert (metrics["count"], about["split"], about["checkpoint"], about["weights"]) == (ROWS, "test", 4, "ema")
+    assert found["mse"]["mean"] == pytest.approx(error.mean(), rel=1e-6)
+    assert found["mse"]["low"] < found["mse"]["mean"] < found["mse"]["high"]
+    assert found["mse_best_swap"]["mean"] <= found["mse"]["mean"]
+    assert metrics["details"]["per_parameter_mse"]["a_highpass"] == pytest.approx(
         error[:, SPEC.slices["a_highpass"]].mean(), rel=1e-6
     )
 
@@ -91,7 +91,7 @@ def test_the_table_has_a_line_a_parameter(evaluation: Path) -> None:
         table = list(csv.DictReader(file))
     assert [line["parameter"] for line in table] == [parameter.name for parameter in SPEC.parameters]
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    assert float(table[3]["mse"]) == metrics["per_parameter_mse"][table[3]["parameter"]]
+    assert float(table[3]["mse"]) == metrics["details"]["per_parameter_mse"][table[3]["parameter"]]
 
 
 def test_results_do_not_depend_on_the_batch_size(evaluation: Path, trained: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, 
         assert evaluate(trained, *arguments, f"--output={tmp_path / name}").returncode == 0
         assert np.abs(rows_of(tmp_path / name) - rows_of(evaluation)).max() > 0
     metrics = json.loads((tmp_path / "second" / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["checkpoint"] == 2
+    assert metrics["about"]["checkpoint"] == 2
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_each_setting_of_the_sampler_has_a_folder_of_its_own(trained: Path, tmp_
     folders = sorted((workdir / "evaluation").iterdir())
     names = ["test-4", "test-4-nouse_ema", "test-4-steps=3-guidance_interval=0.2,0.6"]
     assert [folder.name for folder in folders] == names
-    told = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
+    told = [json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["about"] for folder in folders]
     assert [(metrics["weights"], metrics["sampling"]["steps"]) for metrics in told] == [
         ("ema", 2), ("params", 2), ("ema", 3)
     ]  # fmt: skip
@@ -302,7 +302,8 @@ def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Pat
     result = evaluate(trained, *chosen, "--checkpoint=latest", f"--output={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     told = [
-        json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (evaluation, tmp_path / "out")
+        json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["about"]
+        for folder in (evaluation, tmp_path / "out")
     ]
     assert told[0]["sampling"] == {"solver": "rk4", "steps": 2, "guidance": 2.0}
     expected = {"solver": "dopri5", "tolerance": 1e-3, "guidance": 2.0, "guidance_interval": [0.2, 0.6]}

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_pipeline.cli import UserError
-from data_pipeline.param_spec import load_spec
-from data_pipeline.patch_renderer import PatchRenderer
-from data_pipeline.shards import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import load_spec
+from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.synths.choice import synth_for
-from synthjax.audio_evaluation import AudioEvaluation
-from synthjax.evaluate import write_parameter_report
-from synthjax.evaluation_sounds import Evaluated, evaluate_sounds
-from synthjax.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
+from synthjax.evaluation.audio import Predictions, measure_sounds
+from synthjax.inference.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
+from synthjax.methods.sampling import Sampling
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
 SPEC = load_spec("subtractive")
@@ -84,6 +83,14 @@ def scores_of_first(predictions, workdir: Path, targets: list[np.ndarray], candi
     return np.array(mss)
 
 
+def test_a_predictor_takes_every_setting_of_the_sampler(workdir: Path) -> None:
+    settings = {"solver": "dopri5", "tolerance": 1e-2, "guidance": 3.0, "guidance_interval": (0.2, 0.8)}
+    model = Predictor.from_workdir(workdir, checkpoint="latest", use_ema=False, steps=None, **settings).model
+    assert model.sampling == Sampling(steps=4, **settings)
+    with pytest.raises(TypeError, match="stepz"):
+        Predictor.from_workdir(workdir, stepz=3)
+
+
 def test_candidates_are_ranked_by_sound(heard) -> None:
     for prediction in heard:
         scores = [candidate.score for candidate in prediction.candidates]
@@ -133,11 +140,12 @@ def test_a_sounds_prediction_does_not_depend_on_its_neighbours(workdir: Path, ta
         np.testing.assert_allclose(mine.row, theirs.row, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_refinement_lowers_the_distance(
     workdir: Path, renderer: PatchRenderer, heard, targets: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(step=0.15)  # Goes on when it is read: ten generations on any machine.
-    monkeypatch.setattr("synthjax.refine.monotonic", lambda: next(clock))
+    monkeypatch.setattr("synthjax.inference.refine.monotonic", lambda: next(clock))
     predictor = Predictor.from_workdir(workdir, renderer=renderer)
     prediction, interrupted = predictor.refine(targets[0], heard[0], seconds=6.0)
     assert not interrupted
@@ -181,23 +189,24 @@ def per_sample(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_oracle_is_the_noise_floor_and_both_are_zero(evaluation: Path) -> None:
-    audio = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["audio"]
-    assert (audio["count"], audio["not_rendered"]) == (SOUNDS, 0)
+    table = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert table["details"]["not_rendered"] == 0
     for kind in ("oracle", "noise_floor"):
-        assert {name: audio[kind][name]["mean"] for name in ("mss", "wmfcc", "sot", "rms")} == {
+        assert {name: table["metrics"][kind][name]["mean"] for name in ("mss", "wmfcc", "sot", "rms")} == {
             "mss": 0.0, "wmfcc": 0.0, "sot": 0.0, "rms": pytest.approx(1.0)
         }  # fmt: skip
-    assert audio["prediction"]["mss"]["mean"] > 1.0
+    mss = table["metrics"]["prediction"]["mss"]
+    assert mss["mean"] > 1.0
+    assert mss["count"] == SOUNDS
 
 
 def test_every_sample_has_a_line_that_the_mean_is_made_of(evaluation: Path) -> None:
     lines = per_sample(evaluation)
     assert [line["name"] for line in lines] == [f"test {index}" for index in range(SOUNDS)]
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    assert np.mean([float(line["mss"]) for line in lines]) == pytest.approx(
-        metrics["audio"]["prediction"]["mss"]["mean"]
-    )
-    assert np.mean([float(line["mse"]) for line in lines]) == pytest.approx(metrics["mse"])
+    for name in ("mss", "mse"):
+        mean = metrics["metrics"]["prediction"][name]["mean"]
+        assert np.mean([float(line[name]) for line in lines]) == pytest.approx(mean)
 
 
 def test_the_report_and_tensorboard_are_there(evaluation: Path) -> None:
@@ -223,17 +232,6 @@ def test_what_was_heard_stays_when_the_same_is_evaluated_without(evaluation: Pat
     assert json.loads((evaluation / "metrics.json").read_text(encoding="utf-8")) == before
 
 
-@pytest.mark.parametrize(
-    "before", ['{"checkpoint": 4, "audio": 1}', '{"checkpoint": 5, "audio"', "[]", '{"checkpoint": 5}']
-)
-def test_what_another_evaluation_heard_does_not_stay(tmp_path: Path, before: str) -> None:
-    rows = np.random.default_rng(0).random((4, SPEC.width))
-    (tmp_path / "metrics.json").write_text(before)
-    write_parameter_report(tmp_path, {"checkpoint": 5}, rows, rows, SPEC)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["checkpoint"], metrics["count"], "audio" in metrics) == (5, 4, False)
-
-
 def test_an_interrupted_evaluation_says_what_is_safe(
     tmp_path: Path, targets: list[np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,10 +241,13 @@ def test_an_interrupted_evaluation_says_what_is_safe(
         def render(self, rows: object) -> object:
             raise KeyboardInterrupt
 
-    sounds = Evaluated(SPEC, ["a", "b"], np.zeros((2, SPEC.width)), lambda index: targets[index], None)
+    renderer = cast(PatchRenderer, Interrupted())
+    sounds = Predictions(SPEC, ["a", "b"], np.zeros((2, SPEC.width)), lambda index: targets[index], None)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_sounds(sounds, cast(PatchRenderer, Interrupted()), tmp_path, {"checkpoint": 1}, {}, 1)
+        measure_sounds(sounds, renderer, tmp_path / "log", {"checkpoint": 1})
     assert "0 of 2 sounds are measured; the same command goes on from there" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has measurements of another evaluation"):
+        measure_sounds(sounds, renderer, tmp_path / "log", {"checkpoint": 2})
 
 
 @pytest.mark.parametrize("render", [["--render"], []])
@@ -258,13 +259,6 @@ def test_another_evaluation_in_the_same_folder_is_refused_and_overwrites_nothing
     result = run_cli("synthjax.evaluate", *flags, cwd=REPOSITORY)
     assert_usage_error(result, f"{evaluation} holds another evaluation: give another --output")
     assert contents(evaluation) == before
-
-
-def test_measurements_of_another_evaluation_are_refused(tmp_path: Path, targets: list[np.ndarray]) -> None:
-    rows = np.zeros((1, SPEC.width))
-    AudioEvaluation(tmp_path / "log", {"checkpoint": 1}, rows, None, lambda index: targets[index]).close()
-    with pytest.raises(UserError, match="has measurements of another evaluation"):
-        AudioEvaluation(tmp_path / "log", {"checkpoint": 2}, rows, None, lambda index: targets[index])
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -296,12 +290,12 @@ def test_sounds_from_elsewhere(workdir: Path, tmp_path: Path) -> None:
     assert "broken.ogg" in result.stderr
     assert [line["name"] for line in per_sample(output)] == [os.path.join("sub", "long.flac"), "tone.wav"]
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["audio"]["oracle"] == {}
-    assert "mse" not in metrics
+    assert list(metrics["metrics"]) == ["prediction"]
+    assert "mse" not in metrics["metrics"]["prediction"]
 
 
 def test_foreign_sounds_are_padded_and_halved(tmp_path: Path) -> None:
-    from synthjax.foreign_sounds import ForeignSounds
+    from synthjax.evaluation.foreign_sounds import ForeignSounds
 
     soundfile.write(tmp_path / "mono.wav", np.full(44100, 0.5), 44100, subtype="FLOAT")
     sounds = ForeignSounds.find(tmp_path)
@@ -313,7 +307,7 @@ def test_foreign_sounds_are_padded_and_halved(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_foreign_sounds_tells_of_names_and_content(tmp_path: Path) -> None:
-    from synthjax.foreign_sounds import ForeignSounds
+    from synthjax.evaluation.foreign_sounds import ForeignSounds
 
     digests = []
     for name, level in [("a.wav", 0.5), ("b.wav", 0.5), ("b.wav", 0.25)]:
@@ -328,11 +322,11 @@ def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, wor
     """What evaluate samples from the split's spectrograms is what the model says of them."""
     with h5py.File(evaluation / "predictions.h5") as file:
         rows = file["rows"][:]
-    from synthjax.data import EVAL_NOISE, draw_noise
-    from synthjax.inference import TrainedModel
-    from synthjax.workdir import Workdir
+    from synthjax.methods.examples import EVAL_NOISE, draw_noise
+    from synthjax.runs.model import Model
+    from synthjax.runs.workdir import Workdir
 
-    model = TrainedModel.load(Workdir(workdir))
+    model = Model.load(Workdir(workdir))
     mels = ShardReader(data / "test.h5").read_rows(MEL_SPEC, np.arange(SOUNDS))
     noise = np.stack([draw_noise(1, SPEC.width, EVAL_NOISE, model.config.seed, index) for index in range(SOUNDS)])
     np.testing.assert_allclose(model.draw(mels, noise)[:, 0], rows, rtol=1e-4, atol=1e-5)

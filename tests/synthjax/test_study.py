@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 import numpy as np
 import pytest
 
 from configs.studies import k_osc
-from data_pipeline import commands
-from data_pipeline.cli import UserError
+from data_pipeline.console.cli import UserError, run_command
 from synthjax import study as study_module
+from synthjax.evaluation.study_table import Finished, collect, draw, markdown, write_tables
+from synthjax.evaluation.table import PREDICTION, RANDOM, Table, write_table
+from synthjax.metrics.parameters import Summary
 from synthjax.study import StudyRun, execute, finished, load_study, plan, read_metrics
 from synthjax.study import commands as commands_of
-from synthjax.study_table import Finished, collect, draw, markdown, write_tables
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, wait_until
 
 CONFIG = REPOSITORY / "configs" / "studies" / "k_osc.py"
@@ -33,17 +32,17 @@ def study() -> ml_collections.ConfigDict:
     return config
 
 
-def metrics(lsd: float, steps: int, count: int = 1_024, random: float = 20.0) -> dict[str, Any]:
-    def figures(value: float) -> dict[str, Any]:
-        return {"lsd": value, "lsd_ci95": [value - 1, value + 1]}
+def metrics(lsd: float, steps: int, count: int = 1_024, random: float = 20.0) -> Table:
+    def figures(value: float) -> dict[str, Summary]:
+        return {"lsd": Summary(value, value - 1, value + 1, value, count)}
 
-    return {"checkpoint": steps, "count": count, "model": figures(lsd), "random": figures(random)}
+    return Table({"checkpoint": steps}, count, {PREDICTION: figures(lsd), RANDOM: figures(random)})
 
 
-def measured(folder: Path, run: StudyRun, found: dict[str, Any]) -> None:
+def measured(folder: Path, run: StudyRun, found: Table) -> None:
     output = folder / run.name / "evaluation" / "test"
     output.mkdir(parents=True)
-    (output / "metrics.json").write_text(json.dumps(found))
+    write_table(output / "metrics.json", found)
 
 
 # The plan.
@@ -158,7 +157,8 @@ def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
         "print('ready', file=sys.stderr, flush=True)\n"
         "time.sleep(300)\n"
     )
-    program = f"import sys; from data_pipeline.commands import run_command; sys.exit(run_command({str(script)!r}, []))"
+    run = "from data_pipeline.console.cli import run_command"
+    program = f"import sys; {run}; sys.exit(run_command({str(script)!r}, []))"
     stderr = tmp_path / "stderr"
     with started(["-c", program], stderr, start_new_session=True) as process:
         wait_until(lambda: "ready" in stderr.read_text(), process)
@@ -170,7 +170,7 @@ def test_the_handler_of_before_is_put_back(tmp_path: Path) -> None:
     script = tmp_path / "quick.py"
     script.write_text("raise SystemExit(3)")
     before = signal.getsignal(signal.SIGINT)
-    assert commands.run_command(str(script), []) == 3
+    assert run_command(str(script), []) == 3
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -1,4 +1,4 @@
-"""synthjax.train as a person runs it: resume, signals, refusals. Real processes, really killed."""
+"""synthjax.train as a command: resume, signals, errors. Real processes receive real signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from synthjax.checkpoints import Checkpoints
+from synthjax.runs.checkpoints import Checkpoints
 from tests.helpers import (
     REPOSITORY,
     assert_usage_error,
@@ -107,6 +107,7 @@ def test_sigterm_saves_exits_0_and_the_run_goes_on(finished: Path, tiny_root: Pa
         assert checkpoints.latest == stopped
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130_with_workers_too(tiny_root: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     with start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, data__workers=2) as process:
@@ -134,7 +135,7 @@ def test_the_last_line_counts_the_steps_since_the_last_log_and_no_start_of_worke
 # The signal comes from inside, so that it meets the run in time.
 STOPPED_AFTER_5 = """
 import os, runpy, signal, sys
-from synthjax.writers import JsonLines
+from synthjax.training.writers import JsonLines
 def scalars(lines, step, values):
     honest_scalars(lines, step, values)
     if step == 5:
@@ -331,6 +332,7 @@ def train_with_file_limit(limit: int, root: Path, workdir: Path, **changes: Any)
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_a_checkpoint_leaves_the_last_one_good(
     finished: Path, tiny_root: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints as PyTorch writes them, and such as it would never write, made by hand: the tests need no torch."""
+"""Writes checkpoints as PyTorch does, and others that PyTorch would never write, without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Name:
-    """A global: what a pickle refers to by module and name."""
+    """A global, which a pickle refers to by module and name."""
 
     module: str
     name: str
@@ -29,7 +29,7 @@ class Name:
 
 @dataclass
 class Call:
-    """What a pickle has its reader make by calling a global; ``state`` is then put into it."""
+    """An object that the reader of a pickle makes by calling a global; ``state`` is its state."""
 
     function: Name
     arguments: tuple
@@ -38,7 +38,7 @@ class Call:
 
 @dataclass
 class Persistent:
-    """What a pickle leaves to its reader to find."""
+    """An object outside the pickle, which the reader finds by its identity."""
 
     identity: tuple
 

@@ -1,7 +1,7 @@
-// All about one sound: clips to hear and see, and parameters.
+// Shows one sound: its clips with their spectrograms, and its parameters.
 
-// Loaded only when looked at: from an element of the page or, where sounds have files, from a script, the one thing
-// that a page opened from disk may load.
+// Loads a sound when it is selected: from an element of the page or, if sounds have files, from a script. A page opened
+// from disk may load nothing else.
 function loadSound(number, files) {
   if (files === null) return Promise.resolve(JSON.parse(byId(`sound-${number}`).textContent));
   return new Promise((resolve, reject) => {
@@ -23,7 +23,7 @@ window.receiveSound = (number, sound) => {
   awaited.delete(number);
 };
 
-// The elements of one sound's details, and its player. ``decimals`` are those of the list's columns.
+// The elements that show one sound, and its player. decimals: of the columns of the list.
 function detailsOf(sound, index, decimals) {
   const player = new Player(sound.span);
   const heard = sound.clips.some((clip) => clip.audio !== null);

@@ -1,10 +1,10 @@
-// Making elements and writing numbers.
+// Makes elements and formats numbers.
 
 const MISSING = "–";
 
 const byId = (id) => document.getElementById(id);
 
-// Text only ever enters the page as text nodes and attributes: no name can become markup.
+// Text enters the page only as text nodes and attributes, so no name can become markup.
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,7 +14,7 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-// How many decimals show three digits of a column's middle value; one number for all keeps the column aligned.
+// The number of decimals that shows three digits of the median. One number for a column keeps it aligned.
 function decimalsOf(values) {
   const sizes = values.filter((value) => value).map(Math.abs).sort((a, b) => a - b);
   if (!sizes.length) return 2;

@@ -1,4 +1,4 @@
-// Starts the page, shows the selected sound and hears the keyboard.
+// Starts the page, shows the selected sound and handles the keyboard.
 
 const index = JSON.parse(byId("index").textContent);
 let player = null;
@@ -22,7 +22,7 @@ function show(number, sound, message = "") {
   byId("details").setAttribute("aria-label", name);
 }
 
-// On a phone the list scrolls out of sight, hence the buttons.
+// The buttons are for phones, where the list scrolls out of sight.
 function detailsHeader(name) {
   const header = element("div", { class: "details-header" }, element("h2", {}, name));
   if (index.names.length < 2) return header;
@@ -41,12 +41,12 @@ function detailsHeader(name) {
 
 const STEPS = { j: 1, ArrowDown: 1, ArrowRight: 1, k: -1, ArrowUp: -1, ArrowLeft: -1 };
 
-// Whether the focused element needs this key for itself.
+// Whether the focused element itself uses this key.
 function takesKey(target, key) {
   if (target.matches("input[type=search]")) return true;
   if (target.matches("input[type=range]")) return key.startsWith("Arrow");
   if (key !== " ") return false;
-  // The selected sound's name has nothing left to do but to play.
+  // The name of the selected sound has no other use for this key, so it plays.
   return target.matches("button:not([aria-current]), input, summary");
 }
 
@@ -69,7 +69,7 @@ function onKey(event) {
 
 showAbout(index.about);
 showSummary(index.summary);
-byId("workspace").hidden = false; // Until now, lest the summary push it down when it appears.
+byId("workspace").hidden = false; // Only now: the summary would push it down.
 const list = new SoundList(index, select);
 byId("sounds").hidden = index.names.length < 2;
 byId("workspace").classList.toggle("single", index.names.length < 2);

@@ -1,6 +1,6 @@
-// The table of parameters, one part for each group of the synthesizer's.
+// The tables of parameters, one for each group of the synthesizer.
 
-const LARGE_ERROR = 0.1; // Of the range; a tenth is heard in most parameters.
+const LARGE_ERROR = 0.1; // As a share of the range; most parameters sound different then.
 
 // [name, predicted text, predicted, true text, true, spread]; places in the range are null for categories.
 function isFarOff([, predictedText, predicted, trueText, truth]) {
@@ -56,7 +56,7 @@ function parameterRow(row, shown) {
   return element("tr", { class: far ? "far" : null }, ...cells);
 }
 
-// Where in its range a parameter lies; what it shows, the texts beside it say.
+// Draws the place of a parameter in its range. Hidden from screen readers: the texts beside it say the same.
 function track(predicted, truth, spread) {
   const percent = (share) => `${(Math.min(1, Math.max(0, share)) * 100).toFixed(2)}%`;
   const bar = element("div", { class: "track", "aria-hidden": "true" });
@@ -77,7 +77,7 @@ function legend(shown) {
   const legendLine = element("p", { class: "legend" }, ...entries);
   const sentences = [];
   if (shown.spread) {
-    sentences.push("Spread: standard deviation as a share of the range; of a category, the share of candidates with another one.");
+    sentences.push("Spread: the standard deviation as a share of the range; for a category, the share of candidates with another one.");
   }
   if (shown.truth) sentences.push("Far off: by more than a tenth of the range, or another category.");
   return element("div", { class: "explanation" }, legendLine, sentences.join(" "));

@@ -1,16 +1,16 @@
-// The players of one sound's clips, of which at most one sounds. Their spectrograms share one time axis and playhead.
+// Plays the clips of one sound, one at a time. Their spectrograms share one time axis and one playhead.
 
 class Player {
-  // The span is that of the spectrograms, [left edge, right edge] in seconds.
+  // span: the times at the edges of the spectrograms, [left, right] in seconds.
   constructor(span) {
     this.span = span;
-    this.clips = new Map(); // Place among the sound's clips to {label, audio, button, slider, figure}.
+    this.clips = new Map(); // From the number of a clip to {label, audio, button, slider, figure}.
     this.current = 0;
     this.container = element("div", { class: "clips" });
     this.tick = this.tick.bind(this);
   }
 
-  // Makes what the figure is to hold: a button and, to be laid over the picture, a slider.
+  // Makes the button, the audio element, and the slider that lies over the picture.
   addClip(place, label, source, figure) {
     const [min, max] = this.span;
     const button = element("button", { type: "button", class: "play" });
@@ -44,7 +44,7 @@ class Player {
 
   play(place) {
     this.makeCurrent(place);
-    // Refused where it cannot be played, which the error event tells, or where a pause comes before the start.
+    // play() fails if the file is broken (then the error event comes too) or if a pause comes before its start.
     this.clips.get(place).audio.play().catch(() => this.showState());
     requestAnimationFrame(this.tick);
   }
@@ -60,7 +60,7 @@ class Player {
     for (const [other, { audio }] of this.clips) if (other !== place) audio.pause();
   }
 
-  // Falls silent and lets go of what was loaded.
+  // Stops all clips and frees their audio.
   close() {
     for (const { audio } of this.clips.values()) {
       audio.pause();

@@ -1,4 +1,4 @@
-// The list of sounds: sorted, filtered, and only as many rows in the page as can be seen.
+// The list of sounds, sorted and filtered. The page holds only the rows that are visible.
 
 const ROW_HEIGHT = 36; // As --row in the style.
 const ROWS_BEYOND = 8;
@@ -10,7 +10,7 @@ class SoundList {
     this.metrics = index.metrics;
     this.select = select;
     this.selected = -1;
-    this.sorting = null; // {column, descending}, column -1 being the name; null is the order of the data.
+    this.sorting = null; // {column, descending}; column -1 is the name. null is the order of the data.
     this.decimals = index.metrics.map((_, column) => decimalsOf(index.values.map((row) => row[column])));
     this.order = index.names.map((_, number) => number);
     this.scroller = byId("list");
@@ -38,7 +38,7 @@ class SoundList {
     byId("sound-head").append(element("tr", { "aria-rowindex": 1 }, ...this.heads));
   }
 
-  // The first click puts the best on top, the second the worst.
+  // The first click sorts the best sounds to the top, the second click the worst.
   sortBy(column) {
     const first = column >= 0 && this.metrics[column].higher;
     const again = this.sorting !== null && this.sorting.column === column;
@@ -101,7 +101,7 @@ class SoundList {
   }
 
   emptyRow() {
-    return element("tr", {}, element("td", { class: "empty", colspan: this.metrics.length + 1 }, "No name contains this."));
+    return element("tr", {}, element("td", { class: "empty", colspan: this.metrics.length + 1 }, "No name contains this text."));
   }
 
   // Selects a sound and brings its row into view.
@@ -116,14 +116,14 @@ class SoundList {
     this.showRows(true);
   }
 
-  // Where the page is not scrolled down yet, the list's end may lie below the window.
+  // Scrolls the page if the selected row lies below the window.
   reveal() {
     const row = this.body.querySelector("tr.selected");
     const below = row ? row.getBoundingClientRect().bottom - window.innerHeight : 0;
     if (below > 0) window.scrollBy(0, below + ROW_HEIGHT);
   }
 
-  // The sound so many places further down the list; null beyond its ends.
+  // The sound this many places further down the list; null beyond its ends.
   neighbour(step) {
     const place = this.order.indexOf(this.selected);
     const next = place < 0 ? (this.order.length ? 0 : -1) : place + step;

@@ -1,7 +1,7 @@
 // The table of metrics over all sounds.
 
-const FLOOR_TEXT = "The noise floor compares two renders of one and the same patch: no predictor can do better.";
-const ORACLE_TEXT = "The oracle renders the true parameters again and compares the result with the target.";
+const FLOOR_TEXT = "The noise floor compares two renders of the true patch: predictions are not nearer on average.";
+const ORACLE_TEXT = "The oracle compares the true patch, rendered again, with the target.";
 
 function showAbout(about) {
   byId("about").append(
@@ -20,7 +20,7 @@ function showSummary(rows) {
   head.append(...heads.map((label) => element("th", { scope: "col", class: "number" }, label)));
   const body = element("tbody", {}, ...rows.map((row) => summaryRow(row, optional)));
   byId("summary-table").append(element("thead", {}, head), body);
-  const sentences = ["The 95 % interval is that of the mean."];
+  const sentences = ["The 95 % interval is the interval of the mean."];
   if (optional.some(([key]) => key === "floor")) sentences.push(FLOOR_TEXT);
   if (optional.some(([key]) => key === "oracle")) sentences.push(ORACLE_TEXT);
   byId("summary-explanation").append(...sentences.map((sentence) => element("p", {}, sentence)));

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from data_pipeline.param_spec import load_spec
+from data_pipeline.params.spec import load_spec
 from synthjax.report import Clip, ParameterRow, SoundEntry
-from synthjax.report_entries import parameter_rows
+from synthjax.report.entries import parameter_rows
 from tests.synthjax.report.sounds import PARAMETERS, entry, rendered, tone, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

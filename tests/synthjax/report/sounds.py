@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.param_spec import load_spec
+from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.subtractive import Subtractive
 from synthjax.report import Clip, Metric, MetricRow, ParameterRow, ReportWriter, SoundEntry
 

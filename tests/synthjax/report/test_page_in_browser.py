@@ -54,7 +54,7 @@ def test_the_page_shows_what_the_report_says(open_report: Opener, few: Path) -> 
     assert "lower is better" in cells[0]
     assert "higher is better" in page.locator("#summary-table tr").nth(2).inner_text()
     assert page.locator("#summary-table tr").nth(2).locator("td").nth(3).inner_text() == "\N{EN DASH}"
-    assert "no predictor can do better" in page.locator("#summary-explanation").inner_text()
+    assert "compares two renders of the true patch" in page.locator("#summary-explanation").inner_text()
     expect(page.locator("#count")).to_have_text("6 sounds")
 
 

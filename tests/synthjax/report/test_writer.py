@@ -19,7 +19,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.cli import UserError
+from data_pipeline.console.cli import UserError
 from synthjax.report import Clip, MetricRow, ReportWriter, SoundEntry, page
 from synthjax.report.page import page_halves, script_json
 from tests.helpers import REPOSITORY

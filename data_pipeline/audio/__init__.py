@@ -1,0 +1,1 @@
+"""Sound files, spectrograms, distances between sounds, and the sound contract."""

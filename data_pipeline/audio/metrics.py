@@ -1,0 +1,172 @@
+"""Distances between two sounds: MSS, wMFCC, SOT and RMS.
+
+The metrics of "Audio synthesizer inversion in symmetric parameter spaces with approximately equivariant flow matching"
+(Hayes, Saitis, Fazekas, ISMIR 2025), between sounds of equal shape at 44.1 kHz:
+
+- ``mss``, multi-scale spectral distance in dB: the mean over three scales of the mean absolute difference between mel
+  spectrograms in decibels, each relative to its own sound's maximum, so that volume does not count;
+- ``wmfcc``: see ``mfcc_distance``;
+- ``sot``, spectral optimal transport: how far energy must be moved along the frequency axis to turn the mono magnitude
+  spectrum of one sound into that of the other, as a part of the whole axis (0 to 1); the mean over frames;
+- ``rms``: the cosine similarity of the sounds' mono loudness envelopes (0 to 1, higher is better).
+
+Every metric of finite sounds is finite. Two silent sounds give 0, 0, 0 and 1. If only one is silent, its MSS
+spectrogram is 0 dB everywhere, its MFCC frames are those of -100 dB, its SOT spectrum is zero and RMS is 0. SOT and RMS
+take the mean of the channels, which is silent where the channels cancel.
+
+Shapes: C channels, T samples, F frames, M mel bands, B frequency bins.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from data_pipeline.audio.mfcc_distance import mfcc_frames, wmfcc_distance
+from data_pipeline.audio.spectrogram import MelAnalysis, centred_frames, raised_cosine, relative_decibels
+
+METRICS = ("mss", "wmfcc", "sot", "rms")
+HIGHER_IS_BETTER = frozenset({"rms"})
+
+# Windows of 10, 25 and 100 ms, hops of 5, 10 and 50 ms.
+MSS_SCALES = (
+    MelAnalysis(n_fft=441, hop_length=220, n_mels=32, window_mean=0.5),
+    MelAnalysis(n_fft=1102, hop_length=441, n_mels=64, window_mean=0.5),
+    MelAnalysis(n_fft=4410, hop_length=2205, n_mels=128, window_mean=0.5),
+)
+# SOT: windows of 50 ms every 20 ms. Magnitudes are divided by their sum, but not by less than the least sum.
+SOT_WINDOW = raised_cosine(2205, 0.5)
+SOT_HOP = 882
+SOT_LEAST_SUM = 1e-6
+# RMS: windows of 50 ms every 25 ms.
+RMS_LENGTH = 2205
+RMS_HOP = 1102
+
+Key = TypeVar("Key")
+Spectrograms = Sequence[NDArray[np.float64]]
+
+
+class SoundFeatures:
+    """The spectrograms, MFCCs, spectra and envelope that the metrics compare, computed once (3 MB for 4 s).
+
+    ``audio`` (C, T) may have any float type. Raises ValueError if it is empty or not finite in float32.
+    """
+
+    def __init__(self, audio: NDArray[np.floating]) -> None:
+        samples = _checked(audio)
+        mono = samples.mean(axis=0)
+        self._shape = samples.shape
+        self._spectrograms = mss_spectrograms(samples)
+        self._mfccs = mfcc_frames(samples)
+        self._cumulative = _cumulative_spectra(mono)
+        self._envelope = _unit_envelope(mono)
+
+    def compare(self, other: SoundFeatures) -> dict[str, float]:
+        """All four metrics by name; symmetric. Raises ValueError for sounds of unequal shapes."""
+        _check_shapes(self._shape, other._shape)
+        return {
+            "mss": spectrogram_distance(self._spectrograms, other._spectrograms),
+            "wmfcc": wmfcc_distance(self._mfccs, other._mfccs),
+            "sot": float(np.abs(self._cumulative - other._cumulative).mean()),
+            "rms": _cosine(self._envelope, other._envelope),
+        }
+
+
+# A sound (C, T), or its features if it is in many pairs.
+Sound = NDArray[np.floating] | SoundFeatures
+
+
+def measure(target: Sound, other: Sound) -> dict[str, float]:
+    """All metrics of one pair, by name. Raises ValueError as ``SoundFeatures`` does."""
+    return _features(target).compare(_features(other))
+
+
+def measure_pairs(pairs: Iterable[tuple[Key, Sound, Sound]], workers: int) -> Iterator[tuple[Key, dict[str, float]]]:
+    """Yields (key, metrics) of every (key, target, other), in order, measured on ``workers`` threads.
+
+    Threads are enough: NumPy and SciPy do almost all of the work and release Python's lock.
+
+    Takes only a few pairs ahead, so that not all pairs need to be in memory. Raises ValueError as ``measure`` does,
+    with the pair's key.
+    """
+    pending: deque[tuple[Key, Future[dict[str, float]]]] = deque()
+    executor = ThreadPoolExecutor(workers)
+    try:
+        for key, target, other in pairs:
+            pending.append((key, executor.submit(measure, target, other)))
+            if len(pending) > 2 * workers:
+                yield _result(*pending.popleft())
+        while pending:
+            yield _result(*pending.popleft())
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _result(key: Key, future: Future[dict[str, float]]) -> tuple[Key, dict[str, float]]:
+    try:
+        return key, future.result()
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _features(sound: Sound) -> SoundFeatures:
+    return sound if isinstance(sound, SoundFeatures) else SoundFeatures(sound)
+
+
+def mss(target: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """MSS alone, for two sounds (C, T). Raises ValueError as ``SoundFeatures`` does."""
+    _check_shapes(target.shape, other.shape)
+    return spectrogram_distance(mss_spectrograms(_checked(target)), mss_spectrograms(_checked(other)))
+
+
+def mss_spectrograms(audio: NDArray[np.floating]) -> Spectrograms:
+    """The three spectrograms (C, M, F) in dB that ``mss`` compares, of a sound (C, T)."""
+    return [relative_decibels(scale.power(audio)) for scale in MSS_SCALES]
+
+
+def spectrogram_distance(target: Spectrograms, other: Spectrograms) -> float:
+    """MSS of two sounds, from their ``mss_spectrograms``."""
+    return float(np.mean([np.abs(mine - theirs).mean() for mine, theirs in zip(target, other, strict=True)]))
+
+
+def _cumulative_spectra(mono: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cumulative distributions (F, B) over frequency of the magnitudes of a sound (T,).
+
+    In one dimension the transport distance of two distributions is the area between their cumulative distributions.
+    """
+    magnitudes = np.abs(scipy.fft.rfft(centred_frames(mono, len(SOT_WINDOW), SOT_HOP) * SOT_WINDOW, axis=-1))
+    magnitudes /= np.maximum(magnitudes.sum(axis=-1, keepdims=True), SOT_LEAST_SUM)
+    return np.cumsum(magnitudes, axis=-1, out=magnitudes)
+
+
+def _unit_envelope(mono: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root mean squares (F,) of the frames of a sound (T,), as a vector of length 1; zeros for silence."""
+    peak = np.abs(mono).max() or 1.0  # float64 cannot hold the squares of the faintest samples.
+    envelope = np.sqrt(centred_frames(np.square(mono / peak), RMS_LENGTH, RMS_HOP).mean(axis=-1))
+    return envelope / (np.sqrt(np.square(envelope).sum()) or 1.0)
+
+
+def _cosine(target: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    if not target.any() and not other.any():
+        return 1.0
+    return float((target * other).sum())
+
+
+def _checked(audio: NDArray[np.floating]) -> NDArray[np.float64]:
+    if audio.ndim != 2 or audio.size == 0:
+        raise ValueError(f"audio must be (channels, samples), not {audio.shape}")
+    # Powers of larger samples may overflow. A comparison with NaN is false.
+    if not (np.abs(audio) <= np.finfo(np.float32).max).all():
+        raise ValueError("audio must be finite")
+    return np.asarray(audio, np.float64)
+
+
+def _check_shapes(target: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if target != other:
+        raise ValueError(f"sounds to compare must have the same shape, not {target} and {other}")

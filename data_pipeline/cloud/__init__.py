@@ -1,0 +1,1 @@
+"""Files between this machine and clouds: transfers, data sets staged here, runs mirrored there."""

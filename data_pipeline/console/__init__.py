@@ -1,0 +1,1 @@
+"""Parts that all commands share: flags, error messages, progress, append-only logs, locks, files written whole."""

@@ -1,0 +1,127 @@
+"""The start and end of every command: flags are parsed, errors become one line, commands run other commands.
+
+Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("?", "h", "help", "helpshort", "helpfull", "helpxml")}
+REQUIRED = re.compile(r"Flag (--\w+) must have a value other than None")
+# Packages whose flags --help lists. ml_collections defines --config.
+OURS = ("synthjax", "data_pipeline", "ml_collections")
+_exit_without_threads = False
+
+
+class UserError(Exception):
+    """An error that the user can mend: one line that says what is wrong and what to do."""
+
+
+class Failure(SystemExit):
+    """The end of a command whose error message is printed already."""
+
+    code: int
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(code)
+        self.message = message
+
+
+def fail(message: object, code: int = USAGE_ERROR) -> NoReturn:
+    """Prints ``error: message`` as one line on stderr and exits with ``code``."""
+    line = " ".join(str(message).split())
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    raise Failure(line, code)
+
+
+def exit_without_threads() -> None:
+    """Makes the command end without waiting for its threads. Threads of some libraries do not end in time."""
+    global _exit_without_threads
+    _exit_without_threads = True
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses absl flags. Any error, also in a config file, becomes one line and exit code 2."""
+    flags.FLAGS.set_gnu_getopt()  # Flags may follow file names.
+    _help_with_all_our_flags(argv[0])
+    try:
+        return flags.FLAGS(list(argv))
+    except Failure:
+        raise
+    except SystemExit as end:
+        if not HELP & set(argv):
+            fail(f"a config file ended the program ({end})")
+        raise SystemExit(0) from None  # absl printed the help and exits with 1.
+    except Exception as error:  # A config file may raise anything.
+        missing = REQUIRED.findall(str(error))
+        fail(f"give {', '.join(missing)} (see --help)" if missing else error)
+
+
+def _help_with_all_our_flags(program: str) -> None:
+    """Makes --help list the flags of all modules of this project that the command imports, not only its own."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.split(".")[0] in OURS:
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(program, flag)
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs ``main(argv)`` with parsed flags and exits with the code it returns (None: 0).
+
+    ``UserError`` ends in one line and exit code 2, Ctrl-C in one line and 130. Any other exception is a defect and
+    keeps its traceback.
+    """
+
+    def guarded(argv: list[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # Libraries log much at INFO.
+        try:
+            return main(argv) or 0
+        except (UserError, PermissionError) as error:
+            fail(error)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+
+    try:
+        app.run(guarded, flags_parser=parse_flags)
+    except BaseException as end:
+        if not _exit_without_threads:
+            raise
+        if not isinstance(end, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 1)
+    raise AssertionError("absl's app.run exits")
+
+
+def run_command(target: str, arguments: Sequence[str]) -> int:
+    """Prints and runs ``python -m TARGET ARGUMENTS``, or a script if TARGET ends in .py. Returns its exit code.
+
+    Ctrl-C reaches the command too. This process ignores it, so that the command can save its state and end.
+    """
+    how = [target] if target.endswith(".py") else ["-m", target]
+    print(f"\n$ {shlex.join(['python', *how, *arguments])}", flush=True)
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.Popen([sys.executable, *how, *arguments]).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, such as ``1 shard`` and ``2 shards``, if the plural takes an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,1 @@
+"""Renders the rows of data sets, and given patches, in supervised worker processes."""

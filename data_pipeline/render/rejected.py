@@ -1,0 +1,49 @@
+"""``rejected.jsonl``: the patches that killed the synthesizer, in the folder of the shards that lack them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from data_pipeline.console.append_log import append_json_line, read_json_lines
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.render.worker_messages import Attempt
+from data_pipeline.render.worker_pool import Rejection
+
+REJECTED_FILE = "rejected.jsonl"
+
+
+class RejectedPatches:
+    """The rejected attempts of one data set (spec and seed) in a folder. Several runs may append to it at once."""
+
+    def __init__(self, folder: Path, spec: ParamSpec, seed: int) -> None:
+        self._path = folder / REJECTED_FILE
+        self._spec, self._seed = spec, seed
+
+    def read(self) -> frozenset[Attempt]:
+        """Reads the attempts that must not be made again."""
+        attempts = set()
+        for entry in read_json_lines(self._path):
+            with suppress(ValueError, KeyError, TypeError):
+                if (entry["spec_hash"], entry["seed"]) == (self._spec.content_hash, self._seed):
+                    attempts.add((int(entry["index"]), int(entry["attempt"])))
+        return frozenset(attempts)
+
+    def append(self, rejection: Rejection) -> None:
+        """Appends a patch with its encoded row, on the disk when this returns. Raises UserError."""
+        row = self._spec.sample(self._seed, [rejection.index], [rejection.attempt])[0]
+        entry = {
+            "spec": self._spec.name,
+            "spec_hash": self._spec.content_hash,
+            "seed": self._seed,
+            "index": rejection.index,
+            "attempt": rejection.attempt,
+            "reason": rejection.reason,
+            "detail": rejection.detail,
+            "row": [round(float(value), 9) for value in row],
+        }
+        try:
+            append_json_line(self._path, entry)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error

@@ -1,0 +1,100 @@
+"""Renders the rows of a data set: draws a patch, renders it, and draws again until the sound is accepted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.audio.mel import mel_spectrogram
+from data_pipeline.audio.quality import fault
+from data_pipeline.render.worker_messages import Attempt, Batch, NothingAcceptedError
+from data_pipeline.shards.row_compression import RenderedBatch, RowEncoder
+from data_pipeline.synths.protocol import Synth, SynthSettings
+
+# The attempts of a whole batch are drawn together, this many a row: drawing is vectorised over rows.
+ATTEMPTS_AT_ONCE = 4
+# The reason of an attempt that is left out because it has killed the synthesizer.
+FORBIDDEN = "killed"
+# No honest spec is refused this often in a row. A plugin that no longer makes any sound is.
+MAX_REFUSED_IN_A_ROW = 300
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """The settings that decide a data set's content.
+
+    ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
+    checks that the synthesizer holds the patch; it is also checked at the end of every batch.
+    """
+
+    synth: SynthSettings
+    seed: int
+    min_loudness: float
+    max_peak: float
+    verify_every: int
+
+    def renderer(self, synth: Synth) -> RowRenderer:
+        """The renderer of the data set's batches in a worker."""
+        return RowRenderer(self, synth)
+
+
+class RowRenderer:
+    """Renders a data set's batches with one synthesizer in this process.
+
+    An attempt is (sample index, number of the attempt at it). A patch depends on the seed and its attempt alone.
+    """
+
+    def __init__(self, settings: RenderSettings, synth: Synth) -> None:
+        self._settings = settings
+        self._synth = synth
+        self._spec = settings.synth.spec
+        self._encoder = RowEncoder()
+
+    def render(self, batch: Batch, announce: Callable[[Attempt], None]) -> RenderedBatch:
+        """Renders one accepted row for each index; calls ``announce`` before every attempt.
+
+        Raises DriftError where the synthesizer does not hold the patch it was given, and NothingAcceptedError where
+        every patch is refused.
+        """
+        draw = self._drawer(batch.indices)
+        verify_every = 1 if batch.verify_each else self._settings.verify_every
+        renders, refused, rows = count(1), Counter[str](), []
+        for index in batch.indices:
+            for attempt in range(MAX_REFUSED_IN_A_ROW):
+                if (index, attempt) in batch.forbidden:
+                    refused[FORBIDDEN] += 1
+                    continue
+                announce((index, attempt))
+                params = draw(index, attempt)
+                audio = self._synth.render(self._spec.decode(params))
+                if next(renders) % verify_every == 0:
+                    self._synth.verify()
+                reason = fault(audio, self._settings.min_loudness, self._settings.max_peak)
+                if reason is None:
+                    # The spectrogram is made of the audio as rendered, before it is rounded to float16.
+                    rows.append(self._encoder.encode(index, attempt, audio, mel_spectrogram(audio), params))
+                    break
+                refused[reason] += 1
+            else:
+                counts = ", ".join(f"{times} {reason}" for reason, times in refused.most_common())
+                raise NothingAcceptedError(f"no patch was accepted for sample {index} (refused in its batch: {counts})")
+        self._synth.verify()
+        return RenderedBatch(tuple(rows), refused)
+
+    def _drawer(self, indices: Sequence[int]) -> Callable[[int, int], NDArray[np.float32]]:
+        """Returns ``draw(index, attempt)`` for the indices of a batch; it returns the encoded row (W,)."""
+
+        @lru_cache(maxsize=2)
+        def block(number: int) -> dict[Attempt, NDArray[np.float32]]:
+            first = number * ATTEMPTS_AT_ONCE
+            pairs = [(index, first + step) for index in indices for step in range(ATTEMPTS_AT_ONCE)]
+            rows = self._spec.sample(self._settings.seed, *zip(*pairs, strict=True))
+            return dict(zip(pairs, rows, strict=True))
+
+        return lambda index, attempt: block(attempt // ATTEMPTS_AT_ONCE)[index, attempt]

@@ -1,0 +1,1 @@
+"""The HDF5 contract of data sets: shards, splits, statistics."""

@@ -1,0 +1,1 @@
+"""Surge XT: its patches, presets and texts, and the plugin."""

@@ -1,0 +1,1 @@
+"""Programs beside the two packages: benchmarks, installers, launchers."""

@@ -1,0 +1,1 @@
+"""Measurements of speed: ``make bench`` at small size, ``make bench-full`` on an accelerator."""

@@ -1,0 +1,1 @@
+"""From sounds to patches."""

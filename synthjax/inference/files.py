@@ -1,0 +1,90 @@
+"""A prediction as files: NAME.json, NAME.vstpreset to load in a host, and NAME.wav if it was rendered."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from data_pipeline.audio.contract import SAMPLE_RATE
+from data_pipeline.console.atomic import atomic_path
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.decoding import decode_row
+from data_pipeline.synths.protocol import Audio
+from data_pipeline.synths.surge.patch import patch_values, surge_template
+from synthjax.inference.predictor import Candidate, Prediction
+
+
+class PredictionFiles:
+    """Writes the results of one spec's predictions to a folder.
+
+    Presets of Surge XT need no plugin. A preset of any other VST3 plugin is the plugin's own state, which the
+    ``renderer`` returns. A spec of Surge XT with the user's own base patch counts as any other plugin's.
+    """
+
+    def __init__(self, folder: Path, spec: ParamSpec, renderer: PatchRenderer | None = None) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._template = None if renderer and renderer.synth.preset else surge_template(spec)
+        self._plugin = renderer if renderer and renderer.synth.plugin else None
+
+    def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
+        """Writes one sound's files, each whole or not at all. Removes files of an earlier prediction of this name.
+
+        Raises UserError where the folder cannot be written.
+        """
+        content = {**about, **self._content(prediction)}
+        self._put(name, ".json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        self._put(name, ".vstpreset", self._preset(prediction))
+        self._put(name, ".wav", _wav(prediction.best.audio))
+
+    def _put(self, name: str, extension: str, content: bytes | None) -> None:
+        path = self._folder / (name + extension)  # with_suffix would cut a name that has dots.
+        if content is None:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+
+    def _preset(self, prediction: Prediction) -> bytes | None:
+        if self._template:
+            return self._template.preset(prediction.values)
+        return self._plugin.preset(prediction.best.row) if self._plugin else None
+
+    def _content(self, prediction: Prediction) -> dict[str, Any]:
+        spread = prediction.spread
+        notes = {parameter.name: prediction.values[parameter.name] for parameter in self._spec.note_params}
+        in_patch = patch_values(self._spec) if self._template else {}
+        parameters = {}
+        for decoded in decode_row(self._spec, prediction.best.row):
+            name = decoded.name
+            if decoded.parameter not in notes:
+                patch_value = {"patch_value": in_patch[name].to_patch(decoded.value)} if in_patch else {}
+                parameters[name] = {"value": decoded.value, "text": decoded.text, **patch_value, "spread": spread[name]}
+        return {
+            "spec": self._spec.name,
+            "chosen": prediction.chosen,
+            **notes,
+            "note_spread": {name: spread[name] for name in notes},
+            "parameters": parameters,
+            "candidates": [_candidate(candidate) for candidate in prediction.candidates],
+        }
+
+
+def _wav(audio: Audio | None) -> bytes | None:
+    if audio is None:
+        return None
+    file = io.BytesIO()
+    soundfile.write(file, audio.T, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    return file.getvalue()
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    measured = {"score": candidate.score, **candidate.distances} if candidate.score is not None else {}
+    fault = {"fault": candidate.fault} if candidate.fault else {}
+    return {**measured, **fault, "row": [float(column) for column in candidate.row]}

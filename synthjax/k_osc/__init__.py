@@ -1,0 +1,1 @@
+"""The paper's synthetic task: its synthesizer and its metrics."""

@@ -1,0 +1,200 @@
+"""Checkpoints of a run. No other module uses Orbax.
+
+A checkpoint holds three trees: ``params``, ``ema`` and ``training`` (optimizer state and counters). Each can be read
+without the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from data_pipeline.console import cli
+from data_pipeline.console.cli import UserError
+
+# Pytrees of arrays by name. Abstract ones hold a ShapeDtypeStruct with a placement instead of each array.
+Trees = dict[str, Any]
+# The validation metric that ranks checkpoints; lower is better.
+BEST_BY = "val/loss"
+
+# Orbax logs pages of tracebacks for failures that it also raises and that we print in one line.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL)
+# gcsfs warns of every bucket whose storage class it has no permission to read.
+logging.getLogger("gcsfs").setLevel(logging.ERROR)
+
+
+def _ignore_late_writes(previous: Callable[[Any], object]) -> Callable[[Any], None]:
+    """An ``unraisablehook`` that ignores parts of a failed write which end after Orbax closed their event loop."""
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    return hook
+
+
+sys.unraisablehook = _ignore_late_writes(sys.unraisablehook)
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written. Earlier checkpoints are unchanged."""
+
+
+class Checkpoints:
+    """The checkpoints in a folder or gs:// URL. Writes in the background; keeps the latest ``keep`` and the best.
+
+    Use it as a context manager. Call ``wait`` before leaving it: it raises if the last write failed.
+
+    Raises:
+      UserError: with ``read_only``, if the folder does not exist; or if the checkpoints cannot be read.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 1, read_only: bool = False) -> None:
+        self._remote = "://" in str(directory)
+        self._directory = epath.Path(directory) if self._remote else epath.Path(directory).absolute()
+        if read_only and not self._directory.is_dir():
+            raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
+        self._keep = keep
+        self._writing: int | None = None  # The step whose write is under way.
+        self._failed: set[int | None] = set()
+        try:
+            self._open(cleanup=not read_only)
+        except Exception as error:  # Orbax raises many kinds of errors for damaged metadata.
+            raise UserError(f"the checkpoints in {self._directory} cannot be read: {error}") from error
+
+    def _open(self, *, cleanup: bool = False) -> None:
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics[BEST_BY], n=1, keep_checkpoints_without_metrics=False
+        )
+        self._checkpointer = ocp.training.Checkpointer(
+            self._directory,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+            cleanup_tmp_directories=cleanup,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):  # ``wait`` raises the error of a failed write.
+            self._checkpointer.close()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes the files of failed writes: they would keep a full disk full. Their threads may still add some."""
+        for step in self._failed:
+            with suppress(OSError):
+                (self._directory / f"{step}.orbax-checkpoint-tmp").rmtree(missing_ok=True)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint, ascending."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step."""
+        return self.steps[-1] if self.steps else None
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and validation loss of the checkpoint with the lowest loss; None if none was validated."""
+        ranked = [
+            (checkpoint.metrics[BEST_BY], checkpoint.step)
+            for checkpoint in self._checkpointer.checkpoints
+            if checkpoint.metrics and BEST_BY in checkpoint.metrics
+        ]
+        if not ranked:
+            return None
+        loss, step = min(ranked)
+        return step, loss
+
+    def best_text(self) -> str:
+        """The best checkpoint as the end of a message; "" if there is none."""
+        return f"; best validation loss {self.best[1]:.4f} at step {self.best[0]}" if self.best else ""
+
+    def resolve(self, name: str) -> int:
+        """The step of the checkpoint that ``latest``, ``best`` or a number names.
+
+        Raises:
+          UserError: if there is no such checkpoint.
+        """
+        if self.latest is None:
+            raise UserError(f"no checkpoints in {self._directory}: train first, or check --workdir")
+        if name == "latest":
+            return self.latest
+        if name == "best":
+            return self.best[0] if self.best else self.latest
+        if name.isdecimal() and int(name) in self.steps:
+            return int(name)
+        raise UserError(f"no checkpoint {name!r} in {self._directory}: use best, latest or one of {self.steps}")
+
+    def save(self, step: int, trees: Trees, metrics: dict[str, float] | None = None) -> None:
+        """Waits for the previous write, then starts writing ``trees`` in the background.
+
+        Raises:
+          CheckpointError: if the previous write failed, such as on a full disk, although the new one was started; or
+            if the new one cannot be started.
+        """
+        try:
+            self.wait()
+        finally:
+            self._sweep()
+            self._check_space(step, trees)
+            self._writing = step
+            write = self._checkpointer.save_checkpointables_async
+            self._guarded(lambda: write(step, trees, force=True, metrics=metrics))
+
+    def _check_space(self, step: int, trees: Trees) -> None:
+        """Raises CheckpointError if the disk is too small. Orbax would fill it and leave its files there."""
+        if self._remote:
+            return
+        needed = sum(array.nbytes for array in jax.tree.leaves(trees))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise CheckpointError(
+                f"checkpoint {step} could not be written: it takes {needed / 1e6:,.0f} MB, "
+                f"{free / 1e6:,.0f} MB are free under {self._directory}"
+            )
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk.
+
+        Raises:
+          CheckpointError: if the write under way failed.
+        """
+        if self._writing is not None:
+            self._guarded(self._checkpointer.wait)
+            self._writing = None
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except Exception as error:  # Orbax raises several kinds of errors for what the file system reports.
+            step, self._writing = self._writing, None
+            # This checkpointer is unusable now. Its threads may wait for each other for minutes: do not wait for them.
+            cli.exit_without_threads()
+            self._open()
+            self._failed.add(step)
+            raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error
+
+    def restore(self, step: int, abstract: Trees) -> Trees:
+        """The trees of ``step`` that ``abstract`` names, with its placements. Any mesh may have written them.
+
+        Raises:
+          UserError: if the checkpoint cannot be read.
+        """
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except Exception as error:
+            raise UserError(f"checkpoint {step} in {self._directory} cannot be read: {error}") from error

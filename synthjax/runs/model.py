@@ -1,0 +1,196 @@
+"""The Model: a checkpoint of a run, loaded and ready to sample rows. It builds no optimizer.
+
+Shapes: B batch, N sounds, K draws for each sound, W row width, C channels, M mels, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.shards.mel_stats import MelStats
+from synthjax.cluster import sharding
+from synthjax.methods.examples import Batch, HostBatch, from_model_scale
+from synthjax.methods.sampling import Sampling
+from synthjax.methods.task import KOscTask, SpectrogramTask, Task
+from synthjax.runs.architecture import Architecture
+from synthjax.runs.checkpoints import Checkpoints
+from synthjax.runs.workdir import Workdir
+
+Advance = Callable[[int], None]
+"""Is called with the number of sounds that are newly done, as ``progress_bar`` takes it."""
+
+
+def no_progress(count: int) -> None:
+    """Shows nothing."""
+
+
+def jit_sampler(architecture: Architecture, mesh: Mesh, sampling: Sampling) -> jax.stages.Wrapped:
+    """A jitted (params, batch, stats) -> rows on [-1, 1] of the shape of ``batch["x0"]`` (B, *K, W), on every host.
+
+    The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB.
+    """
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+
+    def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
+        inputs = architecture.task.inputs(batch, stats)
+        model = architecture.model(architecture.gathered(params, mesh))
+        return architecture.method.rows(model, inputs, batch["x0"], sampling)
+
+    return jax.jit(sample, in_shardings=(architecture.param_shardings(mesh), split, whole), out_shardings=whole)
+
+
+def sample_batches(
+    sample: Callable[[Batch], jax.Array], batches: Iterable[Batch], count: int, advance: Advance = no_progress
+) -> Float[np.ndarray, "N *K W"]:
+    """Samples rows batch by batch until there are ``count`` rows, and drops those of padding.
+
+    Args:
+      sample: rows (B, *K, W) of a batch.
+      batches: batches on the devices; the last one may be padded.
+      count: N; no batch is read beyond it.
+      advance: is called after every batch.
+    """
+    rows: list[np.ndarray] = []
+    missing = count
+    for batch in batches:
+        rows.append(np.asarray(sample(batch))[:missing])
+        advance(len(rows[-1]))
+        missing -= len(rows[-1])
+        if missing == 0:
+            break
+    return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of a run on the devices of this process or pod, with its config and its sampler."""
+
+    config: ml_collections.ConfigDict
+    task: Task
+    step: int
+    mesh: Mesh
+    params: Any
+    stats: MelStats | None
+    sampler: jax.stages.Wrapped
+
+    @classmethod
+    def load(cls, workdir: Workdir, *, checkpoint: str = "best", use_ema: bool = True, **sampling: Any) -> Model:
+        """Reads config, spec, statistics and weights of a run.
+
+        Args:
+          workdir: the run.
+          checkpoint: ``best`` (by validation), ``latest``, or a step.
+          use_ema: take the averaged weights.
+          sampling: fields of ``Sampling`` to change; None keeps the value of the run's config.
+
+        Raises:
+          UserError: if the workdir holds no run or not that checkpoint, or for a value that the sampler cannot use.
+        """
+        config = workdir.read_config()
+        changes = {name: value for name, value in sampling.items() if value is not None}
+        config.sampling.update(asdict(replace(Sampling.from_config(config.sampling), **changes)))
+        task, stats = _task_of(config, workdir)
+        architecture = Architecture.create(config, task)
+        mesh = _mesh(config.mesh)
+        weights = "ema" if use_ema else "params"
+        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+            step = checkpoints.resolve(checkpoint)
+            params = checkpoints.restore(step, {weights: architecture.abstract_params(mesh)})[weights]
+        sampler = jit_sampler(architecture, mesh, Sampling.from_config(config.sampling))
+        stats = jax.device_put(stats, sharding.replicated(mesh))
+        return cls(config, task, step, mesh, params, stats, sampler)
+
+    @property
+    def sampling(self) -> Sampling:
+        """The settings of the sampler."""
+        return Sampling.from_config(self.config.sampling)
+
+    @property
+    def spec(self) -> ParamSpec:
+        """The spec of the rows. Raises UserError for a model of the k-osc task, which has no synthesizer."""
+        if self.task.spec is None:
+            raise UserError(
+                "this workdir holds a run of the k-osc task, which has no synthesizer: only evaluate takes it"
+            )
+        return self.task.spec
+
+    def sample(
+        self, batches: Iterable[HostBatch], count: int, advance: Advance = no_progress
+    ) -> Float[np.ndarray, "N *K W"]:
+        """Rows in [0, 1] columns, not clipped, of the first ``count`` sounds.
+
+        Args:
+          batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB and noise ``x0`` (b, *K, W). The
+            last batch is padded. Every other batch size is compiled anew.
+          count: N.
+          advance: see ``sample_batches``.
+        """
+        placement = sharding.batch_sharding(self.mesh)
+        placed = (sharding.place({name: batch[name] for name in ("mel_spec", "x0")}, placement) for batch in batches)
+        return from_model_scale(sample_batches(self.sample_batch, placed, count, advance))
+
+    def sample_batch(self, batch: Batch) -> jax.Array:
+        """Rows (B, *K, W) on the model's scale [-1, 1] of one batch on the devices."""
+        return self.sampler(self.params, batch, self.stats)
+
+    def draw(
+        self,
+        mels: Float[np.ndarray, "N C M F"],
+        x0: Float[np.ndarray, "N K W"],
+        batch_size: int | None = None,
+        advance: Advance = no_progress,
+    ) -> Float[np.ndarray, "N K W"]:
+        """Rows in [0, 1] columns, not clipped, for spectrograms in dB and their noise.
+
+        ``batch_size`` sounds are sampled at once; every other size is compiled anew.
+        """
+        sounds, draws, _ = x0.shape
+        indices = self.batch_indices(sounds, batch_size or self.batch_size(sounds, draws))
+        return self.sample(({"mel_spec": mels[index], "x0": x0[index]} for index in indices), sounds, advance)
+
+    def batch_indices(self, sounds: int, batch_size: int) -> Iterator[Int[np.ndarray, " b"]]:
+        """The sounds of this process in each batch; padding repeats the last sound."""
+        mine = self.local_rows(batch_size)
+        for first in range(0, sounds, batch_size):
+            yield np.minimum(np.arange(first + mine.start, first + mine.stop), sounds - 1)
+
+    def batch_size(self, sounds: int, draws: int = 1) -> int:
+        """The number of sounds to sample at once.
+
+        It is the config's ``sampling.batch_size``, which counts rows, divided by the ``draws`` of a sound; at most
+        ``sounds``; rounded up to a multiple of the mesh's data axis.
+        """
+        return sharding.round_up(min(max(1, self.config.sampling.batch_size // draws), sounds), self.mesh)
+
+    def local_rows(self, batch_size: int) -> range:
+        """The rows of a batch that this process holds."""
+        return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), batch_size)
+
+
+def _task_of(config: ml_collections.ConfigDict, workdir: Workdir) -> tuple[Task, MelStats | None]:
+    """The task of a run, and the statistics of its spectrograms where it has any."""
+    if config.get("data", {}).get("source") == "k_osc":
+        return KOscTask.from_config(config), None
+    spec, stats = workdir.read_spec(), workdir.read_stats()
+    return SpectrogramTask(spec, stats.mean.shape, config.data.min_std_db), stats
+
+
+def _mesh(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh of training where the devices here allow it, else all devices along the data axis.
+
+    A run that was trained on a pod is often evaluated on one device.
+    """
+    devices, rest = jax.device_count(), config.model * config.get("slices", 1)
+    if devices % rest == 0 and config.data in (-1, devices // rest):
+        return sharding.make_mesh(config)
+    return sharding.make_mesh(ml_collections.ConfigDict({"data": -1, "model": 1, "slices": 1}))

@@ -1,0 +1,108 @@
+"""The processes of a run as launchers describe them in environment variables."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipeline.console.cli import UserError
+from synthjax.cluster.launchers import Cluster, find, on_tpu
+
+SLURM = {
+    "SLURM_JOB_ID": "70001",
+    "SLURM_STEP_NODELIST": "gpu[007-010]",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+    "SLURM_NODEID": "2",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "JAX_COORDINATOR_ADDRESS": "head:1234",
+}
+INTEL_MPI = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+JOBSET = {"JAX_COORDINATOR_ADDRESS": "train-0-0.train:8080", "JAX_NUM_PROCESSES": "8", "JOB_COMPLETION_INDEX": "5"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "cluster"),
+    [
+        (SLURM, Cluster(f"gpu007:{61440 + 70001 % 4096}", 4, 2)),
+        (SLURM | {"JAX_COORDINATOR_PORT": "999"}, Cluster("gpu007:999", 4, 2)),
+        (OPEN_MPI, Cluster("head:1234", 4, 3, 1, 2)),
+        (INTEL_MPI, Cluster("127.0.0.1:65535", 2, 1, 1, 2)),
+        (JOBSET, Cluster("train-0-0.train:8080", 8, 5)),
+        (JOBSET | {"JAX_PROCESS_ID": "6"}, Cluster("train-0-0.train:8080", 8, 6)),
+    ],
+)
+def test_clusters_are_found(environment: dict[str, str], cluster: Cluster) -> None:
+    assert find(environment) == cluster
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node001", "node001"),
+        ("node001,host2", "node001"),
+        ("node[001-015],host2", "node001"),
+        ("node[01,07-15]-ib,x", "node01-ib"),
+        ("a-b.c", "a-b.c"),
+    ],
+)
+def test_slurm_host_lists(nodes: str, host: str) -> None:
+    cluster = find(SLURM | {"SLURM_STEP_NODELIST": nodes})
+    assert cluster is not None
+    assert cluster.coordinator.split(":")[0] == host
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"SLURM_JOB_ID": "5", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # A batch script, outside srun.
+        SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"JAX_NUM_PROCESSES": "1", "JOB_COMPLETION_INDEX": "0"},
+        {"PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"},
+    ],
+)
+def test_one_process_is_alone(environment: dict[str, str]) -> None:
+    assert find(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (SLURM | {"SLURM_PROCID": "first"}, ["SLURM_PROCID='first'"]),
+        (SLURM | {"SLURM_PROCID": "4"}, ["process 4 of 4"]),
+        ({"JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": "0"}, ["JAX_COORDINATOR_ADDRESS"]),
+        (JOBSET | {"JOB_COMPLETION_INDEX": ""}, ["JOB_COMPLETION_INDEX"]),
+        ({**OPEN_MPI, "JAX_COORDINATOR_ADDRESS": ""}, ["several hosts", "JAX_COORDINATOR_ADDRESS"]),
+    ],
+)
+def test_incomplete_clusters_are_refused(environment: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        find(environment)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("local_count", "visible", "gpus"),
+    [(1, "0,1,2,3", None), (1, "", None), (4, "0,1,2,3", [2]), (4, "", [2]), (4, "3", None)],
+)
+def test_gpus_are_shared_out_once(local_count: int, visible: str, gpus: list[int] | None) -> None:
+    cluster = Cluster("head:1", 8, 6, 2, local_count)
+    assert cluster.gpus({"CUDA_VISIBLE_DEVICES": visible} if visible else {}) == gpus
+
+
+def test_tasks_of_the_own_node_are_counted() -> None:
+    uneven = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2),4", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
+    cluster = find(uneven)
+    assert cluster is not None
+    assert cluster.local_count == 4
+
+
+def test_this_machine_is_no_tpu() -> None:
+    assert not on_tpu({})
