@@ -1,4 +1,4 @@
-"""The house's rule: folders import downwards only, commands are imported by nobody, folders hold at most 16 files."""
+"""The house's rule: folders import downwards only, no module imports a command, a folder holds at most 16 files."""
 
 from __future__ import annotations
 
