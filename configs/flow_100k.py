@@ -4,13 +4,13 @@
 
 Made for one GPU or TPU. Time and scores: not measured.
 Longer runs are the variants steps=500k and steps=1200k. Variants combine:
---config=configs/flow_100k.py:steps=500k,lr_low (see configs/variants.py). Values: configs/important.py.
+--config=configs/flow_100k.py:steps=500k,lr_low (see synthjax/runs/variants.py). Values: configs/important.py.
 """
 
 import ml_collections
 
-from configs import important
-from configs.variants import VARIANTS, Overrides, apply_variants
+from synthjax.configs import important
+from synthjax.runs.variants import VARIANTS, Overrides, apply_variants
 
 LENGTHS: dict[str, Overrides] = {"steps=500k": {"train.steps": 500_000}, "steps=1200k": {"train.steps": 1_200_000}}
 

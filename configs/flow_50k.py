@@ -3,13 +3,13 @@
     python -m synthjax.train --config=configs/flow_50k.py --workdir=runs/flow_50k --config.data.root=DATA
 
 Made for one GPU or TPU. Time and scores: not measured. Variants combine: --config=configs/flow_50k.py:lr_high,tokens_64
-(see configs/variants.py). Values: configs/important.py.
+(see synthjax/runs/variants.py). Values: configs/important.py.
 """
 
 import ml_collections
 
-from configs import important
-from configs.variants import apply_variants
+from synthjax.configs import important
+from synthjax.runs.variants import apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

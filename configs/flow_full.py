@@ -3,13 +3,13 @@
     python -m synthjax.train --config=configs/flow_full.py --workdir=runs/flow_full --config.data.root=DATA
 
 DATA is rendered with configs/render_surge_xt.py, 200 shards of 10,000. Made for GPUs or TPUs. Time and scores: not
-measured. Variants: configs/variants.py. Values: configs/important.py.
+measured. Variants: synthjax/runs/variants.py. Values: configs/important.py.
 """
 
 import ml_collections
 
-from configs import flow_simple
-from configs.variants import apply_variants
+from synthjax.configs import flow_simple
+from synthjax.runs.variants import apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

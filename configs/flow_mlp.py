@@ -9,8 +9,8 @@ configs/important.py.
 
 import ml_collections
 
-from configs import flow_simple
-from configs.variants import FULL, apply_variants
+from synthjax.configs import flow_simple
+from synthjax.runs.variants import FULL, apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -3,13 +3,13 @@
     python -m synthjax.train --config=configs/flow_simple.py --workdir=runs/flow_simple --config.data.root=DATA
 
 DATA is rendered with configs/render_surge_simple.py, 200 shards of 10,000. Made for GPUs or TPUs. Time and scores: not
-measured. Variants: configs/variants.py. Values: configs/important.py.
+measured. Variants: synthjax/runs/variants.py. Values: configs/important.py.
 """
 
 import ml_collections
 
-from configs import important
-from configs.variants import apply_variants
+from synthjax.configs import important
+from synthjax.runs.variants import apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

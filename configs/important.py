@@ -2,14 +2,14 @@
 
     python -m synthjax.train --config=configs/important.py --workdir=runs/important --config.data.root=DATA
 
-Any value can be set on the command line: --config.optim.lr=5e-5. Variants: configs/variants.py. Made for one GPU or
-TPU; time and scores there: not measured. Measured with batch 16 in float32 on two CPU cores: 1.9 samples/s (Intel Xeon)
-to 3.6 samples/s (AMD EPYC with AVX-512).
+Any value can be set on the command line: --config.optim.lr=5e-5. Variants: synthjax/runs/variants.py. Made for one GPU
+or TPU; time and scores there: not measured. Measured with batch 16 in float32 on two CPU cores: 1.9 samples/s (Intel
+Xeon) to 3.6 samples/s (AMD EPYC with AVX-512).
 """
 
 import ml_collections
 
-from configs.variants import apply_variants
+from synthjax.runs.variants import apply_variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

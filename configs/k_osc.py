@@ -10,9 +10,9 @@ EPYC with k=4 and batch 128: 331 samples/s (param2tok, mse). Values: here, or co
 
 import ml_collections
 
-from configs import important
-from configs.variants import Overrides, apply_variants
 from data_pipeline.console.cli import UserError
+from synthjax.configs import important
+from synthjax.runs.variants import Overrides, apply_variants
 
 VARIANTS: dict[str, Overrides] = {
     "symmetric": {"k_osc.symmetric": True},

@@ -9,7 +9,7 @@ rendered: 4.7 dB (a random training sound: 10.8 dB). Values: configs/important.p
 
 import ml_collections
 
-from configs import important
+from synthjax.configs import important
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ configs/render_surge_simple.py.
 
 import ml_collections
 
-from configs import render_surge_simple
+from synthjax.configs import render_surge_simple
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ needs the plugin: `make surge-xt`, or --plugin=PATH. Measured on two cores of an
 
 import ml_collections
 
-from configs import render_surge_simple
+from synthjax.configs import render_surge_simple
 
 
 def get_config() -> ml_collections.ConfigDict:

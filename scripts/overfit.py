@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from configs import important
 from data_pipeline.audio.contract import MEL_SHAPE
 from data_pipeline.console import cli
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
 from data_pipeline.shards.reader import PARAM_ARRAY
 from synthjax.cluster import sharding
+from synthjax.configs import important
 from synthjax.methods.examples import from_model_scale
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.task import SpectrogramTask

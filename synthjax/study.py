@@ -21,6 +21,7 @@ from absl import flags
 from data_pipeline.console import cli
 from data_pipeline.console.atomic import make_folder
 from data_pipeline.console.cli import UserError, run_command
+from data_pipeline.console.config_flag import find
 from synthjax.evaluation.study_table import Finished, write_tables
 from synthjax.evaluation.table import METRICS_FILE, Table, read_table
 
@@ -65,9 +66,9 @@ def main(argv: list[str]) -> int:
 def load_study(name: str) -> ml_collections.ConfigDict:
     """The study of a config file PATH[:VARIANT,...]. Raises UserError if it cannot be loaded."""
     path, _, arg = name.partition(":")
-    if not Path(path).is_file():
+    if not (file := find(path)).is_file():
         raise UserError(f"there is no study {path}")
-    module = runpy.run_path(path)
+    module = runpy.run_path(str(file))
     if "get_config" not in module:
         raise UserError(f"{path} is no config: it has no get_config")
     study = module["get_config"](arg)

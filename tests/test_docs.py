@@ -15,7 +15,7 @@ from functools import cache
 import ml_collections
 import pytest
 
-from configs import important, k_osc, render_surge_simple
+from synthjax.configs import important, k_osc, render_surge_simple
 from tests.helpers import REPOSITORY
 
 PAGES = {
@@ -102,7 +102,7 @@ def python_commands(text: str) -> Iterator[list[str]]:
                 given = [f"--config={given[0]}", *(given[given.index("--") + 1 :] if "--" in given else [])]
             yield [STARTED[script][0], *(word for word in given if word.startswith("--")), *STARTED[script][1:]]
     for span in spans(text):
-        if re.fullmatch(r"configs/(?!render_)\w+\.py(:\S+)?", span) and span != "configs/variants.py":
+        if re.fullmatch(r"configs/(?!render_)\w+\.py(:\S+)?", span) and span != "synthjax/runs/variants.py":
             yield ["synthjax.train", f"--config={span}", "--workdir=DIR"]
 
 

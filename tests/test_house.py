@@ -30,7 +30,7 @@ ORDER = {
     "data_pipeline": ("render", "cloud", "shards", "synths", "params", "audio", "console"),
 }
 # Packages that a package may import from besides itself.
-OTHERS = {"synthjax": {"data_pipeline", "configs"}, "data_pipeline": set(), "configs": {"data_pipeline"}}
+OTHERS = {"synthjax": {"data_pipeline"}, "data_pipeline": set(), "configs": {"data_pipeline", "synthjax"}}
 NO_JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "grain")
 MOST_FILES = 16
 

@@ -11,7 +11,7 @@ and 12.14.
 
 import ml_collections
 
-from configs.variants import Overrides, apply_variants
+from synthjax.runs.variants import Overrides, apply_variants
 
 VARIANTS: dict[str, Overrides] = {
     "cpu": {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
@@ -17,6 +16,9 @@ from ml_collections import config_flags
 
 from data_pipeline.console.cli import UserError, fail
 
+# The configs that come with the code: a link to configs/ in the repository, a package in a wheel.
+OURS = Path(__file__).parents[2] / "synthjax" / "configs"
+
 
 def define(*, default: str | None = None) -> None:
     """Defines --config. Every key of the config can be set, none can be added.
@@ -24,14 +26,17 @@ def define(*, default: str | None = None) -> None:
     Args:
       default: the config if the command line names none. Without a default, it must name one.
     """
-    named = _named(sys.argv[1:])
-    if named is None and default:
+    place = _place(sys.argv)
+    if place is None and default:
         # Not as the flag's default: ml_collections would read the file at once and end in a traceback.
         sys.argv.insert(1, f"--config={default}")
-        named = default
-    if named is not None:
-        _check_file(named)
-        _check_keys(named)
+        place = 1
+    if place is not None:
+        name, colon, variants = sys.argv[place].partition("=")[2].partition(":")
+        path = find(name)
+        _check_file(name, path, colon + variants)
+        sys.argv[place] = f"--config={path}{colon}{variants}"
+        _check_keys(f"{path}{colon}{variants}")
     config_flags.DEFINE_config_file("config", None, "The config file, configs/NAME.py[:VARIANT,...].", lock_config=True)
     flags.mark_flag_as_required("config")
 
@@ -46,25 +51,38 @@ def read() -> ml_collections.ConfigDict:
     return config
 
 
-def _named(arguments: Sequence[str]) -> str | None:
-    """The value of --config=VALUE or --config VALUE; None if the flag is missing."""
-    for index, argument in enumerate(arguments):
-        if match := re.fullmatch("--?config(?:=(.*))?", argument):
-            return match[1] if match[1] is not None else "".join(arguments[index + 1 : index + 2])
+def find(name: str) -> Path:
+    """The file that a path names: the caller's own if there is one, else ours of the same path (configs/NAME.py)."""
+    path = Path(name).expanduser()
+    ours = OURS.joinpath(*path.parts[1:])
+    return ours if path.parts[:1] == ("configs",) and not path.is_file() and ours.is_file() else path
+
+
+def _place(argv: list[str]) -> int | None:
+    """The place of --config=VALUE in ``argv``, where --config VALUE becomes one argument; None if it is missing."""
+    for place, argument in enumerate(argv[1:], 1):
+        if re.fullmatch("--?config", argument):
+            argv[place : place + 2] = ["=".join([argument, *argv[place + 1 : place + 2]])]
+        if re.match("--?config(=|$)", argument):
+            return place
     return None
 
 
-def _check_file(named: str) -> None:
-    name, colon, variants = named.partition(":")
-    path = Path(name)
+def _check_file(name: str, path: Path, variants: str) -> None:
     if path.is_file():
-        if colon and _has_line(path, rb"def get_config\(\)"):
-            fail(f"{path} has no variants: leave out ':{variants}'")
+        if variants and _has_line(path, rb"def get_config\(\)"):
+            fail(f"{name} has no variants: leave out {variants!r}")
         return
-    for folder in (path if path.is_dir() else path.parent, Path("configs")):
-        if names := [file.name for file in sorted(folder.glob("*.py")) if _has_line(file, rb"def get_config\(")]:
-            fail(f"there is no config {name or repr(name)}: in {folder} there are {', '.join(names)}")
-    fail(f"there is no config {name or repr(name)}: give the path of a file with a function get_config")
+    folder, common = path if path.is_dir() else path.parent, Path("configs")
+    if folder == common or not _configs_in(folder):
+        folder, names = common, _configs_in(common) | _configs_in(OURS)
+    else:
+        names = _configs_in(folder)
+    fail(f"there is no config {name or repr(name)}: in {folder} there are {', '.join(sorted(names))}")
+
+
+def _configs_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("*.py") if _has_line(file, rb"def get_config\(")}
 
 
 def _has_line(file: Path, beginning: bytes) -> bool:

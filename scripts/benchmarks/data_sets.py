@@ -10,7 +10,6 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from configs import render_subtractive
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import load_spec
 from data_pipeline.render.config import render_settings
@@ -29,6 +28,7 @@ from data_pipeline.shards.reader import (
 )
 from data_pipeline.shards.splits import write_splits
 from data_pipeline.synths.protocol import open_synth
+from synthjax.configs import render_subtractive
 
 FIRST_SHARD = Path("shards", "shard-0.h5")
 # Different sounds of a data set, the rows of its one shard.

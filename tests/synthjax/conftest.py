@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import pytest
 
-from configs import important
+from synthjax.configs import important
 from tests.helpers import TINY
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -11,9 +11,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs.studies import k_osc
 from data_pipeline.console.cli import UserError, run_command
 from synthjax import study as study_module
+from synthjax.configs.studies import k_osc
 from synthjax.evaluation.study_table import Finished, collect, draw, markdown, write_tables
 from synthjax.evaluation.table import PREDICTION, RANDOM, Table, write_table
 from synthjax.metrics.parameters import Summary
@@ -68,7 +68,7 @@ def test_commands_are_those_that_a_person_would_type(study: ml_collections.Confi
 
 @pytest.mark.parametrize("arg", ["", "cpu"])
 def test_every_override_is_a_key_of_the_experiments(arg: str) -> None:
-    from configs.k_osc import get_config
+    from synthjax.configs.k_osc import get_config
 
     for key, value in study_module._flat(k_osc.get_config(arg).overrides):
         config = get_config("model=mse")

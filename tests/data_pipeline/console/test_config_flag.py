@@ -95,12 +95,34 @@ def test_configs_that_there_are_are_told(
     told: str,
     form: str,
 ) -> None:
-    (tmp_path / "configs").mkdir()
-    for name in ("small.py", "big.py"):
-        (tmp_path / "configs" / name).write_text(CONFIG)
+    for name in ("configs/small.py", "ours/big.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(CONFIG)
     (tmp_path / "configs" / "variants.py").write_text("def apply(config): ...")
+    monkeypatch.setattr(config_flag, "OURS", tmp_path / "ours")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *form.format(named).split(" ", 1), "--config.data.batch_size=4"])
     with pytest.raises(Failure):
         config_flag.define()
     assert capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_a_config_of_ours_is_found_from_any_folder_and_the_callers_own_comes_first(tmp_path: Path) -> None:
+    """The caller's folder configs/ is a package, which an import of configs would find instead of ours."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('this package is the caller's')")
+    ours = run(tmp_path, None, "--config=configs/flow_20k.py:lr_low", "--config.train.steps=7")
+    assert ours.returncode == 0, ours.stderr
+    assert (json.loads(ours.stdout)["optim"]["lr"], json.loads(ours.stdout)["train"]["steps"]) == (5e-5, 7)
+    (tmp_path / "configs" / "flow_20k.py").write_text(CONFIG)
+    own = run(tmp_path, None, "--config=configs/flow_20k.py:lr_low")
+    assert json.loads(own.stdout)["variant"] == "lr_low"
+
+
+@pytest.mark.parametrize("kind", ["flow_mlp", "k_osc:k=8", "render_subtractive", "render_surge_xt", "quickstart"])
+def test_configs_of_ours_need_no_package_called_configs(tmp_path: Path, kind: str) -> None:
+    name, _, variant = kind.partition(":")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('this package is the caller's')")
+    result = run(tmp_path, None, f"--config=configs/{name}.py{variant and ':' + variant}")
+    assert result.returncode == 0, result.stderr

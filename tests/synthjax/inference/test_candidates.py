@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs import important
 from data_pipeline.audio.metrics import SoundFeatures
 from data_pipeline.params.kinds import Categorical, Continuous, Discrete, NoteDuration
 from data_pipeline.params.spec import ParamSpec, load_spec
 from data_pipeline.synths.protocol import NOTE_TIMES
 from data_pipeline.synths.subtractive import Subtractive
+from synthjax.configs import important
 from synthjax.inference.candidates import medoid, score, spread
 
 SPEC = ParamSpec(

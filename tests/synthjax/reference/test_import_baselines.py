@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from configs import flow_mlp, flow_vae, important, k_osc, regression
 from data_pipeline.console.cli import UserError
 from data_pipeline.shards.mel_stats import standardise
 from synthjax.cluster import sharding
+from synthjax.configs import flow_mlp, flow_vae, important, k_osc, regression
 from synthjax.import_checkpoint import import_checkpoint
 from synthjax.methods.task import SpectrogramTask
 from synthjax.runs.checkpoints import Checkpoints

@@ -19,9 +19,9 @@ import pytest
 import soundfile
 from flax import nnx
 
-from configs import important
 from data_pipeline.console.cli import UserError
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats, save_stats
+from synthjax.configs import important
 from synthjax.import_checkpoint import import_checkpoint
 from synthjax.methods.task import SpectrogramTask
 from synthjax.reference.torch_checkpoint import read_checkpoint

@@ -7,8 +7,8 @@ import math
 import ml_collections
 import pytest
 
-from configs import render_subtractive
 from data_pipeline.console.cli import UserError
+from synthjax.configs import render_subtractive
 from synthjax.runs.check_config import check_config
 
 

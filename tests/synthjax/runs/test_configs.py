@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
-from configs.flow_100k import LENGTHS
-from configs.variants import VARIANTS
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import MelStats
 from synthjax.cluster import sharding
+from synthjax.configs.flow_100k import LENGTHS
 from synthjax.methods.task import SpectrogramTask
+from synthjax.runs.variants import VARIANTS
 from synthjax.training.trainer import Trainer, abstract_state, jit_train_step
 
 SHAPE = (2, 128, 401)
@@ -40,7 +40,7 @@ def parameters_by_hand(variant: str, columns: int = 92) -> int:
 
 
 def load(name: str, arg: str = "") -> ml_collections.ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return importlib.import_module(f"synthjax.configs.{name}").get_config(arg)
 
 
 def build(config: ml_collections.ConfigDict) -> Trainer:

@@ -32,7 +32,7 @@ MODELS = ("param2tok", "equivariant", "mlp", "mse", "sorted_mse", "chamfer")
 
 
 def load(name: str, arg: str = "") -> ml_collections.ConfigDict:
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return importlib.import_module(f"synthjax.configs.{name}").get_config(arg)
 
 
 @pytest.mark.parametrize(("name", "arg"), SIZES)

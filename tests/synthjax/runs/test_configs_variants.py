@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import flow_20k, flow_50k, flow_100k, important
-from configs.variants import VARIANTS, apply_variants
 from data_pipeline.console.cli import UserError
+from synthjax.configs import flow_20k, flow_50k, flow_100k, important
+from synthjax.runs.variants import VARIANTS, apply_variants
 from tests.helpers import assert_usage_error, run_cli
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

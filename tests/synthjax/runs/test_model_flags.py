@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from absl import flags
 
-from configs import important, k_osc, regression
 from data_pipeline.console.cli import UserError
+from synthjax.configs import important, k_osc, regression
 from synthjax.runs.model_flags import refuse_ignored
 
 CONFIGS = {

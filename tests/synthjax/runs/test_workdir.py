@@ -13,10 +13,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import important
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import MelStats, save_stats
+from synthjax.configs import important
 from synthjax.methods.sampling import Sampling
 from synthjax.runs.check_config import check_config
 from synthjax.runs.workdir import Workdir, fixed_digest

@@ -9,12 +9,12 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import important
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.cached_reader import CachedReader
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY, ShardReader
 from synthjax.cluster import sharding
+from synthjax.configs import important
 from synthjax.tasks import device_cache
 from synthjax.tasks.batches import open_split
 from synthjax.tasks.device_cache import DeviceCache

@@ -15,9 +15,9 @@ import pytest
 from absl import flags
 from jax.sharding import AxisType
 
-from configs import k_osc as k_osc_config
 from data_pipeline.console.cli import UserError
 from synthjax.cluster import sharding
+from synthjax.configs import k_osc as k_osc_config
 from synthjax.k_osc import synthesis as k_osc
 from synthjax.k_osc.synthesis import KOsc
 from synthjax.methods.coupling import couple

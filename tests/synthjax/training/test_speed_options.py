@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from configs import important
+from synthjax.configs import important
 from synthjax.models.kernels.platform import as_on_accelerators
 from synthjax.tasks.batches import prefetch
 from synthjax.training.setup import set_up

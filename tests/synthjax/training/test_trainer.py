@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from configs import important
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import MIN_STD_DB, MelStats
 from scripts.compile_memory import network_bytes
 from synthjax.cluster import sharding
+from synthjax.configs import important
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.task import SpectrogramTask
 from synthjax.models.kernels.platform import as_on_accelerators
