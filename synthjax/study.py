@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
             print(f"\nrun {number} of {len(runs)}: {run.name}", flush=True)
             if code := execute(study, folder, run):
                 return code
-        write_tables(folder, study, finished(study, folder, runs))
+            write_tables(folder, study, finished(study, folder, runs))
+    write_tables(folder, study, finished(study, folder, runs))
     print(f"{len(runs)} runs are done: see table.md and figure.png in {folder}")
     return 0
 

@@ -125,6 +125,7 @@ def test_quiet_patches_are_redrawn_and_counted(folder: Path) -> None:
     assert " quiet" in result.stderr
 
 
+@pytest.mark.slow
 def test_clipped_and_non_finite_patches_are_redrawn_and_counted(folder: Path) -> None:
     result = render(folder, {"nan": 0.3, "noisy_death": 0.6})
     assert result.returncode == 0, result.stderr
@@ -217,6 +218,7 @@ def test_synthesizer_that_always_raises_stops_the_run(folder: Path) -> None:
     assert not rejected(folder)  # The patches are not to blame.
 
 
+@pytest.mark.slow
 def test_patches_that_were_refused_when_the_run_was_stopped_are_noted(folder: Path) -> None:
     """No batch is committed after the refusal: the next patch stands still."""
     command = arguments(folder, {"crash": 0.12, "waits_after": 0}, workers=1)
@@ -290,6 +292,7 @@ def test_two_runs_on_one_shard(folder: Path) -> None:
     check_rows(folder)
 
 
+@pytest.mark.slow
 def test_full_disk_stops_with_all_committed_rows_intact(folder: Path) -> None:
     """A limit on file size stands for the full disk: writing fails half-way through a batch."""
     limited = f"ulimit -f 1200; exec {sys.executable} -m data_pipeline.render_shards " + " ".join(arguments(folder))
@@ -327,6 +330,7 @@ def test_other_settings_are_refused(folder: Path, flags: dict[str, Any], word: s
     assert_usage_error(render(folder, shards="2", **flags), "shard-2.h5.partial", word)
 
 
+@pytest.mark.slow
 def test_other_synthesizer_version_is_refused(folder: Path) -> None:
     with begun(folder, waits_after=4, workers=1, shards="0"):
         pass

@@ -36,6 +36,7 @@ def test_there_are_three() -> None:
     assert [path.name for path in FILES] == ["render.yaml", "train_gpu.yaml", "train_tpu.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=by_name)
 def test_skypilot_takes_it(path: Path, tmp_path: Path) -> None:
     """Asks SkyPilot in a separate process, which writes to its own home only and sends no usage data."""

@@ -277,6 +277,7 @@ def test_the_sampler_can_be_chosen(trained: Path, tmp_path: Path) -> None:
     assert_usage_error(wrong, "sampling.solver=magic must be euler or heun or rk4 or dopri5")
 
 
+@pytest.mark.slow
 def test_each_setting_of_the_sampler_has_a_folder_of_its_own(trained: Path, tmp_path: Path) -> None:
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     for changed in ([], ["--steps=3", "--guidance_interval=0.2,0.6"], ["--use_ema=False"], []):

@@ -115,6 +115,7 @@ def parameter_error(workdir: Path, targets: list[np.ndarray], true: np.ndarray, 
     return float(np.square(rows.clip(0, 1) - true).mean())
 
 
+@pytest.mark.slow
 def test_the_medoid_beats_a_single_draw_on_parameters(workdir: Path, data: Path, targets: list[np.ndarray]) -> None:
     true = ShardReader(data / "test.h5").read_rows(PARAM_ARRAY, np.arange(HEARD))
     assert parameter_error(workdir, targets, true, 16) < parameter_error(workdir, targets, true, 1)
@@ -132,6 +133,7 @@ def test_on_64_sounds_candidates_and_medoid_keep_their_promises(workdir: Path, r
     assert parameter_error(workdir, sounds, true, 16) < parameter_error(workdir, sounds, true, 1)
 
 
+@pytest.mark.slow
 def test_a_sounds_prediction_does_not_depend_on_its_neighbours(workdir: Path, targets: list[np.ndarray]) -> None:
     predictor = Predictor.from_workdir(workdir)
     alone = predictor.predict(targets[3:4], candidates=3)[0]
@@ -318,6 +320,7 @@ def test_the_digest_of_foreign_sounds_tells_of_names_and_content(tmp_path: Path)
     assert len(set(digests)) == 3
 
 
+@pytest.mark.slow
 def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, workdir: Path, data: Path) -> None:
     """What evaluate samples from the split's spectrograms is what the model says of them."""
     with h5py.File(evaluation / "predictions.h5") as file:

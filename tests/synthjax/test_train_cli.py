@@ -85,7 +85,8 @@ def test_images_and_timings_are_in_tensorboard(finished: Path) -> None:
     assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_killed_run_goes_on_to_the_same_figures(finished: Path, tiny_root: Path, tmp_path: Path, seed: int) -> None:
     workdir, enough = tmp_path / "run", random.Random(seed).randrange(1, STEPS)
     with start(tiny_root, workdir) as process:
@@ -122,6 +123,7 @@ def test_ctrl_c_saves_and_exits_130_with_workers_too(tiny_root: Path, tmp_path: 
         assert checkpoints.latest == json.loads(lines(workdir)[-1])["step"]
 
 
+@pytest.mark.slow
 def test_the_last_line_counts_the_steps_since_the_last_log_and_no_start_of_workers(
     tiny_root: Path, tmp_path: Path
 ) -> None:
@@ -158,7 +160,8 @@ def test_stopping_and_loader_workers_do_not_change_the_figures(finished: Path, t
     assert lines(workdir) == lines(finished)
 
 
-@pytest.mark.parametrize("cache", ["device", pytest.param("host", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["device", "host"])
 def test_a_cache_changes_no_figure(finished: Path, tiny_root: Path, tmp_path: Path, cache: str) -> None:
     result = train(tiny_root, tmp_path / "run", data__cache=cache, data__workers=2)
     assert result.returncode == 0, result.stderr

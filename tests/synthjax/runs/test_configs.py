@@ -73,7 +73,10 @@ def test_every_config_and_variant_builds(name: str, variant: str) -> None:
     assert trainer.parameter_count() == parameters_by_hand(variant)
 
 
-@pytest.mark.parametrize("variant", ["", "model_enlarged", "tokens_64", "batch_size_low"])
+@pytest.mark.parametrize(
+    "variant",
+    ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("model_enlarged", "tokens_64", "batch_size_low"))],
+)
 def test_a_step_of_every_size_lowers(variant: str) -> None:
     config = load("flow_20k", variant)
     assert f"tensor<{config.data.batch_size}x92xf32>" in lower(config)[1].as_text()

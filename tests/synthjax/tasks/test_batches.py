@@ -94,7 +94,7 @@ def test_groups_of_a_large_batch_are_coupled_apart_and_by_any_host(
         np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(noise[group], axis=0))
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_worker_count_and_start_do_not_change_batches(reader: ShardReader, workers: int) -> None:
     flags.FLAGS.mark_as_parsed()
     source = batches(reader)

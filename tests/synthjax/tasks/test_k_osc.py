@@ -172,6 +172,7 @@ def test_batch_norm_cannot_be_accumulated(k_osc_config_of: MakeConfig) -> None:
         Trainer.create(config, KOscTask.from_config(config))
 
 
+@pytest.mark.slow
 def test_batch_statistics_move_and_weights_are_trained(
     k_osc_config_of: MakeConfig,
 ) -> None:

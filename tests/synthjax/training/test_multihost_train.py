@@ -135,6 +135,7 @@ def test_multihost_kill_ends_the_others_and_the_restart_is_exact(
     assert_same_figures(copy, workdir)
 
 
+@pytest.mark.slow
 def test_multihost_error_of_one_process_is_printed_by_all(tiny_root: Path, tmp_path: Path) -> None:
     """The data set of one host is another one."""
     flags = tiny_flags(tiny_root, tmp_path / "run")

@@ -280,6 +280,7 @@ def scripted_spec(folder: Path) -> ParamSpec:
     return load_spec(str(folder / "spec.json"))
 
 
+@pytest.mark.slow
 def test_a_row_that_crashes_the_worker_is_missing_and_the_rest_are_rendered(tmp_path: Path) -> None:
     spec = scripted_spec(tmp_path)
     (tmp_path / "script.json").write_text(json.dumps({"crash": 0.1}))

@@ -113,13 +113,14 @@ def test_losses_are_the_same_on_every_mesh(name: str, expected: list[float]) -> 
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("both", {"accumulate": 2}),
-        pytest.param("one", {"accumulate": 4}, marks=pytest.mark.slow),
-        pytest.param("one", {"remat": "layers"}, marks=pytest.mark.slow),
-        pytest.param("one", {"remat": "none"}, marks=pytest.mark.slow),
+        ("one", {"accumulate": 4}),
+        ("one", {"remat": "layers"}),
+        ("one", {"remat": "none"}),
     ],
 )
 def test_what_saves_memory_changes_no_figure(name: str, changes: dict[str, Any], expected: list[float]) -> None:
@@ -157,6 +158,7 @@ def test_fsdp_moves_weights_and_no_activations() -> None:
     assert traffic[1] - traffic[0] < 0.1 * weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["rk4", "dopri5"])
 def test_sampling_moves_nothing_between_devices_but_its_results(solver: str) -> None:
     bench = make_bench("data")
@@ -194,6 +196,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(
     np.testing.assert_allclose(losses + more, expected[:8], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_steps(single: Bench) -> None:
     step = jit_train_step(single.trainer, single.mesh, single.shardings)  # Its cache has seen no other test.
     replace(single, step=step).run(single.init(), 0, 3)
@@ -269,6 +272,7 @@ def test_metrics_hold_the_norm_of_every_module(single: Bench) -> None:
     np.testing.assert_allclose(float(metrics["grad_norm"]), np.sqrt(sum(v**2 for v in norms.values())), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_state(single: Bench) -> None:
     bench = make_bench("one", "bfloat16")
     state, losses = bench.run(bench.init(), 0, 3)

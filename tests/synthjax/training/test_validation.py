@@ -15,6 +15,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats, standardise
 from data_pipeline.shards.reader import AUDIO, PARAM_ARRAY
 from synthjax.cluster import sharding
+from synthjax.configs import important
 from synthjax.methods import flow
 from synthjax.methods.examples import EVAL_NOISE, draw_noise, from_model_scale, to_model_scale
 from synthjax.methods.task import SpectrogramTask
@@ -22,6 +23,7 @@ from synthjax.tasks.batches import open_split
 from synthjax.tasks.shards import HeldOutShards, ShardTrainingData
 from synthjax.training.trainer import Trainer, TrainState, jit_init
 from synthjax.training.validation import Result, Validator
+from tests.helpers import TINY
 
 SPEC = load_spec("surge_simple")
 TIMES = (0.75, 0.125, 0.5)
@@ -33,19 +35,21 @@ def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((2, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:2])
 
 
-@pytest.fixture
-def trainer(tiny_config: ml_collections.ConfigDict) -> Trainer:
-    tiny_config.data.batch_size, tiny_config.mesh.fsdp = 4, True
-    tiny_config.validation.times, tiny_config.validation.sampled_rows = TIMES, 5
-    return Trainer.create(tiny_config, SpectrogramTask(SPEC, (2, 128, 401), tiny_config.data.min_std_db))
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    config = important.get_config()
+    config.update_from_flattened_dict(TINY)
+    config.data.batch_size, config.mesh.fsdp = 4, True
+    config.validation.times, config.validation.sampled_rows = TIMES, 5
+    return Trainer.create(config, SpectrogramTask(SPEC, (2, 128, 401), config.data.min_std_db))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(trainer: Trainer, mesh: jax.sharding.Mesh) -> TrainState:
     return jit_init(trainer, trainer.state_shardings(mesh))()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def validator(trainer: Trainer, mesh: jax.sharding.Mesh, tiny_root: Path) -> Validator:
     held_out = HeldOutShards(
         open_split(tiny_root, "val", SPEC),
@@ -58,7 +62,7 @@ def validator(trainer: Trainer, mesh: jax.sharding.Mesh, tiny_root: Path) -> Val
     return Validator(trainer, mesh, held_out)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result(validator: Validator, state: TrainState, mesh: jax.sharding.Mesh, tiny_root: Path) -> Result:
     stats = jax.device_put(load_stats(tiny_root / STATS_FILE), sharding.replicated(mesh))
     return validator(state.ema, stats)
