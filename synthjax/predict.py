@@ -1,10 +1,11 @@
 """Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
 
 A SOUND is a file, or a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of
-every parameter, the pitch and the note's times) and NAME.vstpreset, which loads in any host. Presets of Surge XT are
-always written; those of another VST3 plugin if --plugin names it. If the synthesizer is installed, the candidates are
-rendered and ranked by how near they sound to the target, and NAME.wav is the render. report.html shows and plays all.
-A sound that cannot be read is reported and left out; then the exit code is 1.
+every parameter, the pitch and the note's times) and NAME.vstpreset, which loads in any host. For Surge XT NAME.fxp is
+the same patch for its own browser. Presets of Surge XT are always written; those of another VST3 plugin if --plugin
+names it. If the synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target,
+and NAME.wav is the render. report.html shows and plays all. A sound that cannot be read is reported and left out; then
+the exit code is 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A prediction as files: NAME.json, NAME.vstpreset to load in a host, and NAME.wav if it was rendered."""
+"""A prediction as files: NAME.json, NAME.vstpreset to load in a host, and NAME.wav if it was rendered.
+
+For Surge XT there is also NAME.fxp, which its own browser reads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.decoding import decode_row
 from data_pipeline.synths.protocol import Audio
-from data_pipeline.synths.surge.patch import patch_values, surge_template
+from data_pipeline.synths.surge.patch import patch_values, state_of, surge_template
+from data_pipeline.synths.surge.preset_files import preset_files
 from synthjax.inference.predictor import Candidate, Prediction
 
 
@@ -40,7 +44,8 @@ class PredictionFiles:
         """
         content = {**about, **self._content(prediction)}
         self._put(name, ".json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        self._put(name, ".vstpreset", self._preset(prediction))
+        for ending, preset in self._presets(name, prediction).items():
+            self._put(name, ending, preset)
         self._put(name, ".wav", _wav(prediction.best.audio))
 
     def _put(self, name: str, extension: str, content: bytes | None) -> None:
@@ -51,10 +56,12 @@ class PredictionFiles:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
 
-    def _preset(self, prediction: Prediction) -> bytes | None:
-        if self._template:
-            return self._template.preset(prediction.values)
-        return self._plugin.preset(prediction.best.row) if self._plugin else None
+    def _presets(self, name: str, prediction: Prediction) -> Mapping[str, bytes | None]:
+        """The content of every preset file by the ending of its name; None where there is no such file."""
+        if not self._template:
+            return {".vstpreset": self._plugin.preset(prediction.best.row) if self._plugin else None, ".fxp": None}
+        patch = state_of(self._template.xml(prediction.values))
+        return preset_files(patch, name, f"Estimated by synthjax from the sound {name}.")
 
     def _content(self, prediction: Prediction) -> dict[str, Any]:
         spread = prediction.spread

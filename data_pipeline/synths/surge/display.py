@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from data_pipeline.params.kinds import Categorical, Parameter
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.surge import data as surge_data
-from data_pipeline.synths.surge.patch import patch_values
+from data_pipeline.synths.surge.patch import PatchValue, patch_values
 
 
 def surge_texts(spec: ParamSpec, values: Mapping[str, Any]) -> dict[str, str]:
@@ -19,11 +20,15 @@ def surge_texts(spec: ParamSpec, values: Mapping[str, Any]) -> dict[str, str]:
 
     Raises UserError for a parameter that Surge XT lacks, ValueError for an illegal value.
     """
-    labels, in_patch = spec.labels(values), patch_values(spec)
-    return {
-        name: _label(labels[name]) if name in labels else _text(name, in_patch[name].to_patch(values[name]))
-        for name in in_patch
-    }
+    in_patch = patch_values(spec)
+    return {p.name: surge_text(p, in_patch[p.name], values[p.name]) for p in spec.synth_params}
+
+
+def surge_text(parameter: Parameter, in_patch: PatchValue, raw: float) -> str:
+    """The text that Surge XT shows for a parameter's raw value. Raises ValueError for an illegal one."""
+    if isinstance(parameter, Categorical):
+        return _label(parameter.label(raw))
+    return _text(parameter.name, in_patch.to_patch(raw))
 
 
 def _label(label: Any) -> str:

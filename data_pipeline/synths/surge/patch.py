@@ -106,8 +106,7 @@ class PatchTemplate:
 
     def preset(self, values: Mapping[str, Any]) -> bytes:
         """Makes the bytes of a ``.vstpreset`` of raw values by parameter name. Raises ValueError as ``xml`` does."""
-        xml = self.xml(values)
-        return build_container(CLASS_ID, _STATE_HEADER.pack(_STATE_MAGIC, len(xml)) + xml)
+        return build_container(CLASS_ID, state_of(self.xml(values)))
 
 
 @cache
@@ -122,6 +121,11 @@ def surge_template(spec: ParamSpec) -> PatchTemplate | None:
         return PatchTemplate(replace(spec, name=next(bundled, spec.name)))
     except UserError:
         return None
+
+
+def state_of(xml: bytes) -> bytes:
+    """The plugin's state that holds a patch XML and no wavetables."""
+    return _STATE_HEADER.pack(_STATE_MAGIC, len(xml)) + xml
 
 
 def read_preset(preset: str | Path | bytes) -> bytes:

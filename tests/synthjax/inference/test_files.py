@@ -17,6 +17,7 @@ from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import synth_for
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SynthSettings
 from data_pipeline.synths.surge.patch import differences, read_preset
+from data_pipeline.synths.surge.preset_files import read_surge_file, vstpreset
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Candidate, Prediction
 
@@ -48,7 +49,11 @@ def prediction(spec: ParamSpec, first: float = 0.25, **best: Any) -> Prediction:
 def test_surge_xts_preset_needs_no_plugin(tmp_path: Path, with_renderer: bool) -> None:
     made = prediction(SURGE)
     PredictionFiles(tmp_path, SURGE, renderer(SURGE) if with_renderer else None).write("a.b", made, {})
-    assert differences(read_preset(tmp_path / "a.b.vstpreset"), made.values, SURGE) == []
+    for file in ("a.b.vstpreset", "a.b.fxp"):
+        state = read_surge_file((tmp_path / file).read_bytes())
+        assert differences(read_preset(vstpreset(state)), made.values, SURGE) == []
+        assert b'name="a.b"' in state
+        assert b"from the sound a.b" in state
 
 
 @pytest.mark.parametrize(("spec", "preset"), [(OTHER, ""), (OTHER, "base.vstpreset"), (SURGE, "base.vstpreset")])

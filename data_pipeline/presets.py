@@ -1,0 +1,79 @@
+"""Shows preset files, and converts them between the formats of one synthesizer.
+
+    python -m data_pipeline.presets show FILE... [--json]
+    python -m data_pipeline.presets convert IN OUT
+
+Known files: .fxp and .vstpreset of Surge XT; .syx of the DX7 (banks of 32, single voices, banks without a message
+around them). ``show`` prints the values of every patch, and counts the values outside the spec that fits best.
+``convert`` takes the formats from the names' endings. The values of a patch stay as they are. Only DX7 values beyond
+their range, which are named, become the end of the range.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from absl import flags
+
+from data_pipeline.console import cli
+from data_pipeline.console.cli import UserError, counted
+from data_pipeline.synths.preset_files import convert, show
+from data_pipeline.synths.shown_patch import ShownPatch
+
+USAGE = "usage: python -m data_pipeline.presets show FILE... [--json], or convert IN OUT"
+# Values outside the spec that the table names; --json has all of them.
+NAMED = 3
+
+
+def main(argv: list[str]) -> int:
+    """Entry point of the command."""
+    match argv[1:]:
+        case ["show", _, *_]:
+            return show_files([Path(name) for name in argv[2:]])
+        case ["convert", source, target]:
+            for remark in convert(Path(source), Path(target)):
+                print(f"{source}: {remark}", file=sys.stderr)
+            return 0
+    raise UserError(USAGE)
+
+
+def show_files(paths: list[Path]) -> int:
+    """Prints all patches. A file that cannot be read is one line on stderr. Returns 1 if there was any."""
+    shown, failed = [], False
+    for path in paths:
+        try:
+            patches, remarks = show(path)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        shown += [{"file": str(path), **asdict(patch)} for patch in patches]
+        if not flags.FLAGS.json:
+            for remark in remarks:
+                print(f"{path}: {remark}")
+            for patch in patches:
+                print_patch(path, patch)
+    if flags.FLAGS.json:
+        json.dump(shown, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    return 1 if failed else 0
+
+
+def print_patch(path: Path, patch: ShownPatch) -> None:
+    """Prints a line about the patch, and a line for each group of its values."""
+    about = "".join(f", {name} {text}" for name, text in patch.about.items() if text)
+    print(f"\n{path}: {patch.name or 'no name'}{about}, spec {patch.spec}")
+    for group in dict.fromkeys(value.group for value in patch.values):
+        values = [value for value in patch.values if value.group == group]
+        print(f"  {group}: " + ", ".join(f"{value.label} {value.text}" for value in values))
+    if patch.outside:
+        named = "; ".join(patch.outside[:NAMED]) + ("; ..." if len(patch.outside) > NAMED else "")
+        print(f"  outside the spec: {counted(len(patch.outside), 'value')}: {named}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("json", False, "Print a JSON list with every value of every patch.")
+    cli.run(main)

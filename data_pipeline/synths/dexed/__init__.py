@@ -1,0 +1,1 @@
+"""Dexed, the software DX7: its engine, its voices, its files."""
