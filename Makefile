@@ -71,7 +71,7 @@ bench-full: ## Measure an accelerator with the base flow at full size: tables, a
 	@test ! -e $(FULL)/failed || { echo "error: not measured, see above:" $$(cat $(FULL)/failed) >&2; exit 1; }
 
 test: lint ## Lint, then run the fast tests.
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 test-all: lint ## Lint, then run all tests, slow ones too.
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
