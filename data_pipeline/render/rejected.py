@@ -1,4 +1,7 @@
-"""``rejected.jsonl``: the patches that killed the synthesizer, in the folder of the shards that lack them."""
+"""``rejected.jsonl``: the patches that killed the synthesizer or sounded before their note.
+
+It lies in the folder of the shards that lack them.
+"""
 
 from __future__ import annotations
 

@@ -15,12 +15,16 @@ from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.quality import fault
 from data_pipeline.render.worker_messages import Attempt, Batch, NothingAcceptedError
 from data_pipeline.shards.row_compression import RenderedBatch, RowEncoder
-from data_pipeline.synths.protocol import Synth, SynthSettings
+from data_pipeline.synths.protocol import Audio, SoundingError, Synth, SynthSettings
 
 # The attempts of a whole batch are drawn together, this many a row: drawing is vectorised over rows.
 ATTEMPTS_AT_ONCE = 4
 # The reason of an attempt that is left out because it has killed the synthesizer.
 FORBIDDEN = "killed"
+# The reason of an attempt that sounds before its note, and how often a sample may be refused for it: each time, the
+# synthesizer is flushed for long and opened again.
+SOUNDING = "sounding before the note"
+MAX_SOUNDING = 10
 # No honest spec is refused this often in a row. A plugin that no longer makes any sound is.
 MAX_REFUSED_IN_A_ROW = 300
 
@@ -65,6 +69,7 @@ class RowRenderer:
         draw = self._drawer(batch.indices)
         verify_every = 1 if batch.verify_each else self._settings.verify_every
         renders, refused, rows = count(1), Counter[str](), []
+        sounding: list[Attempt] = []
         for index in batch.indices:
             for attempt in range(MAX_REFUSED_IN_A_ROW):
                 if (index, attempt) in batch.forbidden:
@@ -72,20 +77,30 @@ class RowRenderer:
                     continue
                 announce((index, attempt))
                 params = draw(index, attempt)
-                audio = self._synth.render(self._spec.decode(params))
+                audio, reason = self._render(params)
                 if next(renders) % verify_every == 0:
                     self._synth.verify()
-                reason = fault(audio, self._settings.min_loudness, self._settings.max_peak)
                 if reason is None:
                     # The spectrogram is made of the audio as rendered, before it is rounded to float16.
                     rows.append(self._encoder.encode(index, attempt, audio, mel_spectrogram(audio), params))
                     break
                 refused[reason] += 1
+                if reason == SOUNDING:
+                    sounding.append((index, attempt))
+                    if sum(sample == index for sample, _ in sounding) == MAX_SOUNDING:
+                        raise _nothing_accepted(index, refused)
             else:
-                counts = ", ".join(f"{times} {reason}" for reason, times in refused.most_common())
-                raise NothingAcceptedError(f"no patch was accepted for sample {index} (refused in its batch: {counts})")
+                raise _nothing_accepted(index, refused)
         self._synth.verify()
-        return RenderedBatch(tuple(rows), refused)
+        return RenderedBatch(tuple(rows), refused, tuple(sounding))
+
+    def _render(self, params: NDArray[np.float32]) -> tuple[Audio, str | None]:
+        """The audio of an encoded row (W,), and the reason to refuse it, if there is one."""
+        try:
+            audio = self._synth.render(self._spec.decode(params))
+        except SoundingError as error:
+            return error.audio, SOUNDING
+        return audio, fault(audio, self._settings.min_loudness, self._settings.max_peak)
 
     def _drawer(self, indices: Sequence[int]) -> Callable[[int, int], NDArray[np.float32]]:
         """Returns ``draw(index, attempt)`` for the indices of a batch; it returns the encoded row (W,)."""
@@ -98,3 +113,8 @@ class RowRenderer:
             return dict(zip(pairs, rows, strict=True))
 
         return lambda index, attempt: block(attempt // ATTEMPTS_AT_ONCE)[index, attempt]
+
+
+def _nothing_accepted(index: int, refused: Counter[str]) -> NothingAcceptedError:
+    counts = ", ".join(f"{times} {reason}" for reason, times in refused.most_common())
+    return NothingAcceptedError(f"no patch was accepted for sample {index} (refused in its batch: {counts})")

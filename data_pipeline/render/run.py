@@ -12,7 +12,7 @@ from typing import Protocol
 from data_pipeline.console.atomic import make_folder
 from data_pipeline.render.progress import RenderProgress
 from data_pipeline.render.rejected import RejectedPatches
-from data_pipeline.render.row_renderer import RenderSettings
+from data_pipeline.render.row_renderer import SOUNDING, RenderSettings
 from data_pipeline.render.worker_messages import Attempt, Batch
 from data_pipeline.render.worker_pool import HopelessError, Loss, Outcome, Rejection
 from data_pipeline.shards.partial_shard import Identity, PartialShard, check_finished, remove_log, shard_identity
@@ -109,6 +109,9 @@ def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress:
             if shard.complete:  # The run before ended after its last batch and before finishing the shard.
                 finish(shard)
         for outcome in executor.run(batches, on_loss):
+            for index, attempt in outcome.batch.sounding:
+                refused.append(Rejection(index, attempt, SOUNDING, "in a fresh instance, too"))
+                progress.say(f"sample {index}: patch {attempt} is refused, it sounds before its note")
             save()
             shard = by_first[outcome.batch.rows[0].index // plan.samples_per_shard * plan.samples_per_shard]
             shard.commit(outcome.batch, outcome.synth_name, outcome.synth_version)

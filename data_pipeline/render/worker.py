@@ -8,18 +8,50 @@ imports little, so that it starts fast: unpickling its settings imports the rend
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.console.cli import UserError
 from data_pipeline.render import worker_messages as messages
-from data_pipeline.synths.protocol import DriftError, open_synth
+from data_pipeline.synths.protocol import Audio, DriftError, SoundingError, SynthSettings, open_synth
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's <sys/prctl.h>.
+
+
+class ReopenedSynth:
+    """A ``Synth`` that is opened again where it sounds before a note, so that no render depends on those before it.
+
+    ``render`` raises SoundingError only where the patch sounds before its note in a fresh instance, too.
+    """
+
+    def __init__(self, settings: SynthSettings) -> None:
+        self._settings = settings
+        self._synth = open_synth(settings)
+        self.name, self.version = self._synth.name, self._synth.version
+
+    def render(self, values: Mapping[str, Any]) -> Audio:
+        """Renders as ``Synth.render`` does, a second time in a fresh instance if need be."""
+        with suppress(SoundingError):
+            return self._synth.render(values)
+        self._synth = open_synth(self._settings)
+        gc.collect()  # A plugin and its parameter objects refer to each other.
+        return self._synth.render(values)
+
+    def verify(self) -> None:
+        """Raises DriftError as ``Synth.verify`` does."""
+        self._synth.verify()
+
+    def preset(self) -> bytes | None:
+        """The patch as ``Synth.preset`` gives it."""
+        return self._synth.preset()
 
 
 def main(descriptor: int) -> None:
@@ -43,7 +75,7 @@ def main(descriptor: int) -> None:
 
 def _serve(connection: Connection) -> None:
     settings = connection.recv()
-    synth = open_synth(settings.synth)
+    synth = ReopenedSynth(settings.synth)
     renderer = settings.renderer(synth)
     connection.send(messages.Ready(synth.name, synth.version))
     while True:

@@ -50,7 +50,7 @@ class Supervision:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A patch that has cost three workers, and how the last of them ended."""
+    """A patch that has cost three workers, and how the last of them ended; or one that sounds before its note."""
 
     index: int
     attempt: int

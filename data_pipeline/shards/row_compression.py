@@ -35,10 +35,14 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class RenderedBatch:
-    """Accepted rows in the order of the batch's indices, and the number of refused renders by reason."""
+    """Accepted rows in the order of the batch's indices, and the number of refused renders by reason.
+
+    ``sounding`` has the refused attempts (index, attempt) that sounded before their note.
+    """
 
     rows: tuple[EncodedRow, ...]
     refused: Counter[str] = field(default_factory=Counter)
+    sounding: tuple[tuple[int, int], ...] = ()
 
 
 class RowEncoder:

@@ -2,6 +2,10 @@
 
 A plugin smooths its parameters and keeps echoes. After a change it must run until the change has settled and earlier
 sounds have died away; otherwise the next note contains both. Some plugins take in a preset only when they next run.
+
+Every note is ended by its own note-off, and before the patch changes. A plugin need not receive the controllers that
+end all notes, and some plugins do not end a note that was begun with another patch. Note-offs for all 128 notes at once
+would overflow the event buffers of some plugins.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.audio.contract import AUDIO_SHAPE, CHANNELS, SAMPLE_RATE, SECONDS, VELOCITY
+from data_pipeline.audio.contract import AUDIO_SHAPE, CHANNELS, SAMPLE_RATE, SAMPLES, SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError, counted
-from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, DriftError
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, DriftError, SoundingError
 from data_pipeline.synths.vst3_preset import read_state
 
 MIN_FLUSH_SECONDS = 0.5
-MAX_FLUSH_SECONDS = 4.0
+# Enough for most echoes. A sound that lasts longer costs a fresh instance, which takes longer than this flush.
+MAX_FLUSH_SECONDS = 16.0
 FLUSH_BLOCK_SECONDS = 0.125
 SILENCE_PEAK = 10 ** (-90 / 20)
 # The same size for every call: with another size the plugin would prepare itself again.
@@ -27,6 +32,8 @@ BUFFER_SIZE = 2048
 
 NOTE_ON, NOTE_OFF, CONTROLLER = 0x90, 0x80, 0xB0
 ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123
+# pedalboard plays this note when it loads a plugin, and ends it by a controller alone.
+WARM_UP_PITCH = 60
 # Differences that an error message names.
 DIFFERENCES_SHOWN = 3
 NEEDS_PEDALBOARD = "plugins need pedalboard (GPL-3): pip install 'synthjax[render]'"
@@ -56,10 +63,13 @@ def load_plugin(path: str | Path) -> Any:
         raise UserError(NEEDS_PEDALBOARD) from error
     try:
         plugin = pedalboard.VST3Plugin(str(path))
+        if not plugin.is_instrument:
+            raise UserError(f"the plugin {path} is an effect; an instrument is needed")
+        process(plugin, [(bytes([NOTE_OFF, WARM_UP_PITCH, 0]), 0.0)], FLUSH_BLOCK_SECONDS)
+    except UserError:
+        raise
     except Exception as error:  # Loading runs the plugin's own code; pedalboard reports in many types.
         raise UserError(f"the plugin {path} cannot be loaded: {error}") from error
-    if not plugin.is_instrument:
-        raise UserError(f"the plugin {path} is an effect; an instrument is needed")
     return plugin
 
 
@@ -90,15 +100,19 @@ def require_no_differences(synth: str, differences: Sequence[tuple[str, float, f
 def play_note(plugin: HostedPlugin, values: Mapping[str, Any]) -> Audio:
     """Lets the plugin settle, then plays the note of a patch's values. Returns audio (2, 176400).
 
-    Raises UserError where the plugin returns audio of another shape.
+    Raises SoundingError where the plugin sounds before the note, and UserError where it returns audio of another shape.
     """
-    settle(plugin)
+    silent = settle(plugin)
     pitch, (start, end) = int(values[PITCH]), values[NOTE_TIMES]
     note = [(bytes([NOTE_ON, pitch, VELOCITY]), float(start)), (bytes([NOTE_OFF, pitch, 0]), float(end))]
-    audio = process(plugin, note, SECONDS)
+    # Longer than the sound: the host does not send a note-off that lies at the very end.
+    audio = process(plugin, note, SECONDS + FLUSH_BLOCK_SECONDS)[:, :SAMPLES]
     if audio.shape != AUDIO_SHAPE:
         raise UserError(f"the plugin gave audio of shape {audio.shape}, not {AUDIO_SHAPE}: is it stereo?")
-    return np.ascontiguousarray(audio, np.float32)
+    audio = np.ascontiguousarray(audio, np.float32)
+    if not silent:
+        raise SoundingError(audio)
+    return audio
 
 
 def make_writes_count(hosted: Any) -> None:
@@ -111,10 +125,10 @@ def make_writes_count(hosted: Any) -> None:
     hosted.raw_value = 1.0
 
 
-def settle(plugin: HostedPlugin) -> None:
-    """Runs the plugin on silence until it has been silent for half a second, at most 4 s.
+def settle(plugin: HostedPlugin) -> bool:
+    """Runs the plugin on silence until it has been silent for half a second, at most 16 s. Returns whether it has.
 
-    Ends every note first: a note's end at the very end of a sound is never sent.
+    Plugins that receive controllers end their echoes at once.
     """
     messages = [(bytes([CONTROLLER, controller, 0]), 0.0) for controller in (ALL_SOUND_OFF, ALL_NOTES_OFF)]
     seconds = silent_seconds = 0.0
@@ -125,6 +139,7 @@ def settle(plugin: HostedPlugin) -> None:
         # An echo may follow a gap: a loud block starts the count again.
         silent_seconds = silent_seconds + FLUSH_BLOCK_SECONDS if is_silent else 0.0
         messages = []
+    return silent_seconds >= MIN_FLUSH_SECONDS
 
 
 def process(plugin: HostedPlugin, messages: Sequence[MidiMessage], seconds: float) -> NDArray[np.float32]:

@@ -37,6 +37,17 @@ class DriftError(Exception):
     """The synthesizer does not hold the patch it was given: every render since the last check is worthless."""
 
 
+class SoundingError(Exception):
+    """The synthesizer sounded before the note, however long it was left alone.
+
+    Either an earlier note still sounded, or the patch sounds without a note. ``audio`` (2, 176400) holds the render.
+    """
+
+    def __init__(self, audio: Audio) -> None:
+        super().__init__("the synthesizer sounds before the note")
+        self.audio = audio
+
+
 class Synth(Protocol):
     """One synthesizer in this process. Its ``name`` and ``version`` are stored in the shards that it renders."""
 
@@ -46,7 +57,7 @@ class Synth(Protocol):
     def render(self, values: Mapping[str, Any]) -> Audio:
         """Renders raw values of every parameter of the spec to audio (2, 176400) at 44.1 kHz, full scale 1.0.
 
-        The audio must not contain anything of an earlier render.
+        The audio must not contain anything of an earlier render. Raises SoundingError where it may.
         """
         ...
 

@@ -48,13 +48,17 @@ class Vst3Synth:
             make_writes_count(hosted)
 
     def render(self, values: Mapping[str, Any]) -> Audio:
-        """Renders raw values to audio (2, 176400). Raises UserError where the patch removes a parameter's name."""
+        """Renders raw values to audio (2, 176400).
+
+        Raises SoundingError as ``Synth`` does, and UserError where the patch removes a parameter's name.
+        """
         for parameter, hosted in self._parameters:
             hosted.raw_value = values[parameter.name]
         self._values = dict(values)
-        audio = play_note(self._plugin, values)
-        self._require_names()
-        return audio
+        try:
+            return play_note(self._plugin, values)
+        finally:
+            self._require_names()
 
     def _require_names(self) -> None:
         """Raises UserError where the patch removed a parameter's name: writes to that name are lost.

@@ -4,6 +4,8 @@
 - ``raw_value`` reads the host's last write, so it is stale after a preset.
 - A change sounds only after the plugin has run for a while; before that the old patch does.
 - Notes ring on, a note off at the very end of a sound is lost, and neither a preset nor a reset stops a note.
+- More than ``MAX_EVENTS`` messages at once overflow its event buffer.
+- The host refuses the preset of another plugin.
 - A preset read back is a larger container than the one given, and the patch in it has an editor's state.
 
 What it plays depends on every value that it truly holds: ``expected_audio`` says how that patch should sound.
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.params.spec import ParamSpec
+from data_pipeline.synths.surge import patch as surge_patch
 from data_pipeline.synths.surge.patch import base_patch, patch_values
 
 CLASS_ID = b"0123456789ABCDEF0123456789ABCDEF"
@@ -27,6 +30,9 @@ SAMPLE_RATE = 44100
 SECONDS_TO_SETTLE = 0.4
 DECAY_SECONDS = 0.12
 HARMONICS = np.arange(1, 5)
+MAX_EVENTS = 64
+# The end, in seconds, of a note that is never ended.
+LOST = 1e9
 
 
 def container(chunks: Mapping[str, bytes], class_id: bytes = CLASS_ID) -> bytes:
@@ -93,6 +99,7 @@ class FakeVst3:
     is_instrument = True
     version = "1.0"
     name = "Fake"
+    class_id = CLASS_ID
 
     def __init__(self, names: Sequence[str], initial: float = 0.5) -> None:
         self.held = {name: initial for name in names}
@@ -100,7 +107,7 @@ class FakeVst3:
         self.hum = 0.0
         self.seconds = 0.0
         self.times_parameters_were_read = 0
-        self._parameters: dict[str, Any] = {name: FakeParameter(self, name) for name in names}
+        self.shown: dict[str, Any] = {name: FakeParameter(self, name) for name in names}
         self._sounding = self.held
         self._settled_at = 0.0
         self._notes: list[list[float]] = []
@@ -115,14 +122,22 @@ class FakeVst3:
     @property
     def parameters(self) -> Mapping[str, Any]:
         self.times_parameters_were_read += 1
-        return self._parameters
+        return self.shown
+
+    @property
+    def _parameters(self) -> list[Any]:
+        """All parameters, also those that the host does not show by a name."""
+        return list(self.shown.values())
 
     @property
     def preset_data(self) -> bytes:
-        return container({"Comp": self.dump() + b"JUCEPrivateData", "Cont": b"", "Info": b"<MetaInfo/>"})
+        chunks = {"Comp": self.dump() + b"JUCEPrivateData", "Cont": b"", "Info": b"<MetaInfo/>"}
+        return container(chunks, self.class_id)
 
     @preset_data.setter
     def preset_data(self, preset: bytes) -> None:
+        if preset[8:40].upper() != self.class_id:
+            raise RuntimeError("Failed to set preset data for plugin")
         offset = int.from_bytes(preset[40:48], "little")
         start, size = struct.unpack_from("<qq", preset, preset.index(b"Comp", offset) + 4)
         self.change(self.load(preset[start : start + size]))
@@ -142,6 +157,7 @@ class FakeVst3:
         buffer_size: int = 8192,
         reset: bool = True,
     ) -> NDArray[np.float32]:
+        assert len(midi_messages) <= MAX_EVENTS, "the event buffer has overflowed"
         for (status, data, _), time in midi_messages:
             if time >= duration:
                 continue
@@ -161,11 +177,25 @@ class FakeVst3:
         return audio.astype(np.float32)
 
 
+class DeafVst3(FakeVst3):
+    """A plugin that receives no controllers, and whose notes no note-off ends once the patch has changed."""
+
+    def change(self, values: dict[str, float]) -> None:
+        super().change(values)
+        for note in self._notes:
+            if note[2] == np.inf:
+                note[2] = LOST
+
+    def process(self, midi_messages: Sequence[tuple[bytes, float]], *arguments: Any) -> NDArray[np.float32]:
+        return super().process([(message, time) for message, time in midi_messages if message[0] != 0xB0], *arguments)
+
+
 class FakeSurgeXT(FakeVst3):
     """Surge XT with the parameters of a spec, holding its init patch."""
 
     name = "Surge XT"
     version = "1.3.4"
+    class_id = surge_patch.CLASS_ID
 
     def __init__(self, spec: ParamSpec, revision: str = "24") -> None:
         self._table = patch_values(spec)

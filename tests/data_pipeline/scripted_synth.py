@@ -2,6 +2,7 @@
 
 ``settings.preset`` is the path of a JSON script. Its faults strike by patch (``level`` at or under a threshold), so
 that what happens does not depend on which worker renders it; ``once`` restricts a fault to the first time in the run.
+Patches of ``drones`` sound before their note; those of ``rings`` sound on in all later renders of their instance.
 ``waits_after`` makes every worker stand still after so many renders until ``go_on`` is called, for tests that strike in
 the middle of a run; ``waiting`` tells how many do.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.audio.contract import SAMPLE_RATE, SAMPLES
-from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
+from data_pipeline.synths.protocol import Audio, DriftError, SoundingError, SynthSettings
 
 SPEC = {
     "name": "scripted",
@@ -45,7 +46,7 @@ class ScriptedSynth:
         self._script = json.loads(self._path.read_text())
         self.version = self._script.get("version", "1.0")
         self._renders = 0
-        self._drifted = False
+        self._drifted = self._rings = False
         if "start" in self._script and self._strikes("start"):
             print("cannot find the wavetables", flush=True)  # os._exit drops what is not.
             os._exit(3)
@@ -53,6 +54,9 @@ class ScriptedSynth:
     def render(self, values: Mapping[str, Any]) -> Audio:
         self._renders += 1
         self._values = values
+        if self._rings or values["level"] <= self._script.get("drones", -1.0):
+            raise SoundingError(0.5 * sine(values))
+        self._rings = values["level"] <= self._script.get("rings", -1.0)
         for fault in ("crash", "hang", "error", "drift", "nan", "shape", "noisy_death"):
             if values["level"] <= self._script.get(fault, -1.0) and self._strikes(fault):
                 audio = getattr(self, f"_{fault}")()

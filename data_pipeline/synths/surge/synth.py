@@ -44,7 +44,10 @@ class SurgeXT:
         self.version = _version(plugin, allow_other_version)
 
     def render(self, values: Mapping[str, Any]) -> Audio:
-        """Renders raw values to audio (2, 176400). Raises ValueError for an illegal value."""
+        """Renders raw values to audio (2, 176400).
+
+        Raises ValueError for an illegal value, and SoundingError as ``Synth`` does.
+        """
         load_preset(self._plugin, self._template.preset(values))
         self._values = dict(values)
         return play_note(self._plugin, values)
@@ -77,7 +80,8 @@ def open_synth(settings: SynthSettings) -> SurgeXT:
     Its path is ``settings.plugin``, else ``SURGE_XT_PLUGIN`` in the environment, else the place where ``make surge-xt``
     puts it: in the working folder, or in the checkout of this package.
     """
-    return SurgeXT(load_plugin(plugin_path(settings)), settings.spec, allow_other_version=settings.allow_other_version)
+    plugin = load_plugin(plugin_path(settings))
+    return SurgeXT(plugin, settings.spec, allow_other_version=settings.allow_other_version)
 
 
 def _version(plugin: Any, allow_other: bool) -> str:

@@ -33,7 +33,7 @@ SHOWN: dict[str, tuple[Any, ...]] = {
 
 def fake(shown: Mapping[str, tuple[Any, ...]] = SHOWN, plugin: Any = None) -> Any:
     plugin = plugin or FakeVst3(list(shown))
-    plugin._parameters = {name: FakeParameter(plugin, name, values) for name, values in shown.items()}
+    plugin.shown = {name: FakeParameter(plugin, name, values) for name, values in shown.items()}
     return plugin
 
 

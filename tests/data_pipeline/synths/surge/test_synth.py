@@ -21,7 +21,7 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec, load_spec
 from data_pipeline.synths import hosting
 from data_pipeline.synths.hosting import load_plugin
-from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SynthSettings, open_synth
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SoundingError, SynthSettings, open_synth
 from data_pipeline.synths.surge import synth as surge_xt
 from data_pipeline.synths.surge.patch import PatchTemplate, read_preset
 from data_pipeline.synths.surge.synth import SurgeXT
@@ -80,7 +80,13 @@ def test_reloading_and_writing_would_mislabel(name: str) -> None:
 def test_too_short_a_flush_would_mislabel(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting, "MAX_FLUSH_SECONDS", seconds)
     synth = SurgeXT(FakeSurgeXT(FULL), FULL)
-    assert mislabelled(synth.render, rows(FULL, 3)) > 5
+
+    def render(values: Mapping[str, Any]) -> NDArray[np.float32]:
+        with pytest.raises(SoundingError) as caught:
+            synth.render(values)
+        return caught.value.audio
+
+    assert mislabelled(render, rows(FULL, 3)) > 5
 
 
 def test_a_note_that_ends_with_the_sound_does_not_ring_on() -> None:
@@ -94,17 +100,19 @@ def test_audio_is_four_stereo_seconds_of_float32() -> None:
     assert (audio.shape, audio.dtype, audio.flags.c_contiguous) == ((2, 176400), np.float32, True)
 
 
-def test_a_plugin_that_is_never_silent_is_flushed_for_four_seconds() -> None:
+def test_a_plugin_that_is_never_silent_is_flushed_for_sixteen_seconds() -> None:
     plugin = FakeSurgeXT(FULL)
     plugin.hum = 0.1
-    SurgeXT(plugin, FULL).render(rows(FULL, 1)[0])
-    assert plugin.seconds == pytest.approx(8.0)
+    with pytest.raises(SoundingError) as caught:
+        SurgeXT(plugin, FULL).render(rows(FULL, 1)[0])
+    assert np.abs(caught.value.audio).max() >= 0.1
+    assert plugin.seconds == pytest.approx(20.125)
 
 
 def test_a_silent_plugin_is_flushed_for_half_a_second() -> None:
     plugin = FakeSurgeXT(FULL)
     SurgeXT(plugin, FULL).render(rows(FULL, 1)[0])
-    assert plugin.seconds == pytest.approx(4.5)
+    assert plugin.seconds == pytest.approx(4.625)
 
 
 def test_an_echo_after_a_gap_is_waited_for() -> None:

@@ -1,0 +1,108 @@
+"""Loading plugins, and ending every note."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.console.cli import UserError
+from data_pipeline.synths.hosting import load_plugin, play_note
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SoundingError
+from data_pipeline.synths.vst3 import Vst3Synth
+from tests.data_pipeline.fake_vst3 import DeafVst3, FakeVst3
+from tests.data_pipeline.synths.test_vst3 import NAMES, SPEC, UNSET, mislabelled, patch
+
+HELD, SHORT = (0.5, 4.0), (0.25, 1.0)
+
+
+class Host:
+    """pedalboard's ``VST3Plugin`` for a file with plugins of these names. A plugin is loaded with its C4 under way."""
+
+    def __init__(self, *names: str, is_instrument: bool = True) -> None:
+        self.names, self.is_instrument = names, is_instrument
+        self.scanned = 0
+
+    def get_plugin_names_for_file(self, filename: str) -> list[str]:
+        self.scanned += 1
+        return list(self.names)
+
+    def __call__(self, path: str, plugin_name: str | None = None) -> DeafVst3:
+        if len(self.names) > 1 and plugin_name not in self.names:
+            raise ValueError(f"Plugin file {path} contains {len(self.names)} plugins.\n\tTo open one, ...")
+        plugin = DeafVst3((*NAMES, UNSET))
+        plugin.name = plugin_name if len(self.names) > 1 and plugin_name else self.names[0]
+        plugin.is_instrument = self.is_instrument
+        plugin.process([(bytes([0x90, 60, 127]), 0.0)], 0.25, 44100, 2)
+        plugin.process([(bytes([0xB0, 123, 0]), 0.0)], 0.25, 44100, 2)
+        return plugin
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "some.vst3"
+    path.touch()
+    return path
+
+
+def load(monkeypatch: pytest.MonkeyPatch, path: Path, host: Host, name: str = "") -> Any:
+    monkeypatch.setitem(sys.modules, "pedalboard", SimpleNamespace(VST3Plugin=host))
+    return load_plugin(path)
+
+
+def test_the_warm_up_note_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row of every worker would hold it."""
+    plugin = load(monkeypatch, path, Host("Synth"))
+    synth = Vst3Synth(plugin, SPEC, "Fake", "1.0")
+    assert mislabelled(synth.render, volume=0.5, order=(1,)) == 0
+
+
+def test_a_file_with_one_plugin_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host("Synth")
+    assert load(monkeypatch, path, host).name == "Synth"
+    assert host.scanned == 0
+
+
+def test_an_effect_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="is an effect; an instrument is needed"):
+        load(monkeypatch, path, Host("Synth", is_instrument=False))
+
+
+def test_any_other_error_of_loading_keeps_its_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Host):
+        def __call__(self, path: str, plugin_name: str | None = None) -> DeafVst3:
+            raise ValueError("Plugin 'Synth' does not produce audio output.")
+
+    with pytest.raises(UserError, match="cannot be loaded: Plugin 'Synth' does not produce audio output"):
+        load(monkeypatch, path, Broken("Synth"))
+
+
+def test_a_note_is_ended_though_its_end_lies_at_the_end_of_the_sound() -> None:
+    synth = Vst3Synth(DeafVst3((*NAMES, UNSET)), SPEC, "Fake", "1.0")
+    assert mislabelled(synth.render, volume=0.5) == 0  # The notes of all patches end there.
+
+
+def test_no_note_before_silence() -> None:
+    plugin = DeafVst3((*NAMES, UNSET))
+    plugin.hum = 0.01
+    values = {**patch(), NOTE_TIMES: SHORT}
+    with pytest.raises(SoundingError, match="sounds before the note") as caught:
+        play_note(plugin, values)
+    assert caught.value.audio.shape == (2, 176400)
+    np.testing.assert_allclose(caught.value.audio[:, :11000], 0.01, rtol=1e-6)
+    plugin.hum = 0.0
+    assert np.abs(play_note(plugin, values)[:, :11000]).max() < 1e-9
+
+
+def test_a_long_echo_is_waited_for() -> None:
+    class Echoing(FakeVst3):
+        def process(self, *arguments: Any) -> Any:
+            return super().process(*arguments) + 0.1 * 10 ** (-self.seconds / 2)  # 10 dB a second.
+
+    plugin = Echoing(["a"])
+    play_note(plugin, {PITCH: 60, NOTE_TIMES: HELD})
+    assert 7.0 < plugin.seconds - 4.125 < 9.0  # It falls by 70 dB.
