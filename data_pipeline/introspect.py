@@ -1,12 +1,13 @@
 """Drafts a parameter spec of any VST3 instrument from the plugin's own parameters.
 
-    python -m data_pipeline.introspect PLUGIN.vst3 --output=SPEC.json [--preset=BASE.vstpreset]
+    python -m data_pipeline.introspect PLUGIN.vst3 --output=SPEC.json [--preset=BASE.vstpreset] [--plugin_name=NAME]
 
 A parameter that shows few values becomes categorical, each category with the middle of its raw values. Any other
-parameter becomes continuous on 0..1. Bypass switches and MIDI controllers are left out. Parameters that remove or
-rename others, as the type of an oscillator or effect may, are left out too: every category is tried. The result is a
-draft. Before rendering, remove the parameters that should stay as in the base patch, and narrow ranges that are silent
-or ugly. Needs pedalboard (GPL-3), no display.
+parameter becomes continuous on 0..1. Bypass switches, MIDI controllers and program changes are left out. Parameters
+that remove or rename others, as the type of an oscillator or effect may, are left out too: every category is tried.
+What is left out is counted and named. A parameter called like one of the note's, such as ``pitch``, becomes ``pitch_``.
+The result is a draft. Before rendering, remove the parameters that should stay as in the base patch, and narrow ranges
+that are silent or ugly. Needs pedalboard (GPL-3), no display.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     base_preset = read_preset_file(Path(preset)) if preset else None
     if not Path(argv[1]).exists():  # load_plugin's message names a flag that this command lacks.
         raise UserError(f"there is no plugin at {argv[1]!r}: give the path of a .vst3")
-    draft = draft_spec(load_plugin(argv[1]), output.stem, base_preset)
+    draft = draft_spec(load_plugin(argv[1], flags.FLAGS.plugin_name), output.stem, base_preset)
     with atomic_path(output) as temporary:
         temporary.write_text(spec_json(draft.spec), encoding="utf-8")
     print(f"{output}: {summary(draft)}")
@@ -46,5 +47,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", None, "The .json file to write.")
+    flags.DEFINE_string("plugin_name", "", "The plugin's name, where the file holds several.")
     flags.DEFINE_string("preset", None, "The .vstpreset of the base patch; default: the plugin's own first patch.")
     cli.run(main)

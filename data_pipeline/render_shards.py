@@ -70,6 +70,7 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
         seed=FLAGS.seed,
         plugin=FLAGS.plugin,
         preset=FLAGS.preset,
+        plugin_name=FLAGS.plugin_name,
         allow_other_version=FLAGS.allow_other_version,
         verify_each=FLAGS.verify_each,
     )
@@ -110,6 +111,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0, upper_bound=MAX_SEED)
     flags.DEFINE_string("plugin", "", "Path of the VST3 plugin. Default for Surge XT: that of `make surge-xt`.")
+    flags.DEFINE_string("plugin_name", "", "The plugin's name, where the file holds several.")
     flags.DEFINE_string("preset", "", "The base patch of a plugin other than Surge XT: a .vstpreset.")
     flags.DEFINE_bool("verify_each", False, "Check after every render that the plugin holds the patch.")
     flags.DEFINE_bool("allow_other_version", False, "Accept an untested version of Surge XT.")

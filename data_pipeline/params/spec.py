@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -51,8 +52,10 @@ class ParamSpec:
     def __post_init__(self) -> None:
         if not 0 < self.width <= MAX_WIDTH:
             raise ValueError(f"the row has {self.width} columns; 1 to {MAX_WIDTH} are possible")
-        if len(self.slices) != len(self.parameters):
-            raise ValueError("a parameter occurs more than once")
+        for names in ([parameter.name for parameter in self.parameters], self.column_names):
+            if repeated := [name for name, times in Counter(names).items() if times > 1]:
+                name = repeated[0]
+                raise ValueError(f"{name} occurs more than once (a plugin's own, called like the note's, is {name}_)")
         self._check_interchangeable()
 
     @cached_property

@@ -22,6 +22,7 @@ def render_settings(
     seed: int,
     plugin: str = "",
     preset: str = "",
+    plugin_name: str = "",
     allow_other_version: bool = False,
     verify_each: bool = False,
 ) -> RenderSettings:
@@ -40,7 +41,7 @@ def render_settings(
             raise UserError(f"{name}={config[name]} must be positive")
     if math.isnan(config.min_loudness):
         raise UserError("min_loudness=nan is no loudness; -inf refuses only silence")
-    synth = SynthSettings(config.synth, load_spec(config.spec), plugin, preset, allow_other_version)
+    synth = SynthSettings(config.synth, load_spec(config.spec), plugin, preset, allow_other_version, plugin_name)
     check_settings(synth)
     return RenderSettings(synth, seed, config.min_loudness, config.max_peak, 1 if verify_each else config.verify_every)
 

@@ -17,8 +17,8 @@ from data_pipeline.synths.surge.patch import PatchTemplate, surge_template
 from data_pipeline.synths.surge.synth import plugin_path
 
 
-def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "") -> SynthSettings:
-    """Returns the synthesizer that renders a spec's rows; ``plugin`` and ``preset`` are paths as in ``SynthSettings``.
+def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "", plugin_name: str = "") -> SynthSettings:
+    """Returns the synthesizer that renders a spec's rows; the other arguments are as in ``SynthSettings``.
 
     A spec with the parameters of a bundled one belongs to that one's synthesizer. Any other spec belongs to
     ``plugin``. With a base patch in ``preset`` every spec does: the bundled specs have base patches of their own.
@@ -30,9 +30,9 @@ def synth_for(spec: ParamSpec, plugin: str = "", preset: str = "") -> SynthSetti
         if spec.slices.keys() == load_spec(SUBTRACTIVE).slices.keys():
             return SynthSettings(SUBTRACTIVE, spec)
         if template := surge_template(spec):
-            return SynthSettings(SURGE_XT, template.spec, plugin)
+            return SynthSettings(SURGE_XT, template.spec, plugin, plugin_name=plugin_name)
     if plugin:
-        return SynthSettings(VST3, spec, plugin, preset)
+        return SynthSettings(VST3, spec, plugin, preset, plugin_name=plugin_name)
     raise UserError(
         f"no synthesizer here knows spec {spec.name}: it is neither {SUBTRACTIVE}'s nor Surge XT's; name its VST3 "
         "plugin with --plugin, and its base patch, if it has one, with --preset"
@@ -47,8 +47,9 @@ def check_settings(settings: SynthSettings) -> None:
             f"--preset={settings.preset} would be ignored: synth {settings.synth} has its own base patches; leave the "
             "preset out, or render the plugin from it with --config.synth=vst3"
         )
-    if settings.plugin and settings.synth == SUBTRACTIVE:
-        raise UserError(f"--plugin={settings.plugin} would be ignored: synth {SUBTRACTIVE} is built in")
+    if (ignored := settings.plugin or settings.plugin_name) and settings.synth == SUBTRACTIVE:
+        flag = "plugin" if settings.plugin else "plugin_name"
+        raise UserError(f"--{flag}={ignored} would be ignored: synth {SUBTRACTIVE} is built in")
     if settings.synth == VST3 and not settings.plugin:
         raise UserError(f"synth {VST3} needs its plugin: --plugin=PATH.vst3")
     if settings.synth == SURGE_XT:

@@ -2,13 +2,15 @@
 
 A host finds parameters by name. The type of an oscillator or effect may remove or rename other parameters: a value
 written to a missing name is lost, and the patch differs from its label (``synths.vst3`` refuses it). Parameters that
-remove names are therefore left out of a spec.
+remove names are therefore left out of a spec. Parameters that pedalboard does not show at all are left out too: of
+several parameters with one name it shows one, and it hides those without a name of Latin letters or digits.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +25,29 @@ from data_pipeline.synths.hosting import (
     load_base_patch,
     load_preset,
     make_writes_count,
+    parameters_by_name,
     settle,
 )
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 
 # The menus of synthesizers have about forty entries at most; a knob shows hundreds of values.
 MAX_CATEGORIES = 64
-NOT_SOUND = re.compile(r"(^|_)(bypass|midi|cc)(_|\d|$)|^program$")
+# Bypass switches, program changes, and what MIDI controllers are called. Ambiguous words count as whole names only: a
+# ``pitch_bend_range`` is part of the sound.
+NOT_SOUND = re.compile(
+    r"""
+    (^|_)(bypass|midi|cc)(_|\d|$)
+    |(^|_)(prog(ram)?_?change|bank_?sel(ect)?|all_(notes?|sounds?)_off|reset_all_controllers)(_|$)
+    |(^|_)(sustain|sostenuto|soft|hold|hold_2|legato|damper|expression|foot|portamento)_pedal(_|$)
+    |(^|_)(breath|foot)_?(controller|ctrl)(_|$)|(^|_)(channel|poly|key)_?(pressure|after_?touch)(_|$)
+    |^(ch(an(nel)?)?_?\d+_)?(
+        (current_|factory_)?(prog(ram)?|preset|patch)(_(number|select|index))?|contr(oller)?_?\d+|ctrl_?\d+
+        |mod(ulation)?_?wheel|pitch_?(bend|wheel)|after_?touch|breath|expression
+    )(_\d+)?$
+    """,
+    re.VERBOSE,
+)
+MIDI_CHANNELS = 16
 NOTE_PARAMS: tuple[Parameter, ...] = (Discrete(PITCH, 48, 72), NoteDuration(NOTE_TIMES, SECONDS))
 
 
@@ -37,14 +55,15 @@ NOTE_PARAMS: tuple[Parameter, ...] = (Discrete(PITCH, 48, 72), NoteDuration(NOTE
 class Draft:
     """A spec, and the names of the parameters that are left out of it.
 
-    ``not_sound`` make no sound, ``renaming`` remove names of other parameters. ``one_value`` are in the spec but show
-    the same label at every value, as the parameters of an empty effect slot do.
+    ``not_sound`` make no sound, ``renaming`` remove names of other parameters, ``hidden`` have no name of their own.
+    ``one_value`` are in the spec but show the same label at every value, as the parameters of an empty effect slot do.
     """
 
     spec: ParamSpec
     not_sound: list[str]
     renaming: list[str]
     one_value: list[str]
+    hidden: list[str]
 
 
 def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None) -> Draft:
@@ -53,8 +72,11 @@ def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None
     Raises UserError for a malformed preset, or where the spec would have no parameter or too many columns.
     """
     load_base_patch(plugin, base_preset)
-    shown = plugin.parameters
-    not_sound = [key for key in shown if NOT_SOUND.search(key)]
+    shown = parameters_by_name(plugin)
+    all_names = Counter(parameter.name for parameter in plugin._parameters)
+    not_shown = list((all_names - Counter(parameter.name for parameter in shown.values())).elements())
+    not_sound = [key for key, parameter in shown.items() if _is_not_sound(key, all_names[parameter.name])]
+    hidden_controllers = [name for name in not_shown if _is_not_sound(_written(name), all_names[name])]
     drafts = {key: _draft(key, parameter) for key, parameter in shown.items() if key not in not_sound}
     categorical = [parameter for parameter in drafts.values() if isinstance(parameter, Categorical)]
     renaming = _find_renaming(plugin, categorical, drafts)
@@ -66,7 +88,8 @@ def draft_spec(plugin: HostedPlugin, name: str, base_preset: bytes | None = None
     except ValueError as error:
         raise UserError(f"no spec can be made of the plugin's parameters: {error}") from error
     one_value = [parameter.name for parameter in parameters if len(set(shown[parameter.name].ranges.values())) == 1]
-    return Draft(spec, not_sound, renaming, one_value)
+    hidden = [name for name in not_shown if name not in hidden_controllers]
+    return Draft(spec, not_sound + hidden_controllers, renaming, one_value, hidden)
 
 
 def summary(draft: Draft) -> str:
@@ -77,6 +100,8 @@ def summary(draft: Draft) -> str:
     lines = [f"{counted(len(parameters), 'parameter')} ({categories} categorical), {columns}"]
     if draft.not_sound:
         lines.append(f"left out: {_listed(draft.not_sound)}")
+    if draft.hidden:
+        lines.append(f"left out, because pedalboard gives them no name of their own: {_listed(draft.hidden)}")
     if draft.renaming:
         lines.append(f"left out, because setting them takes other parameters' names away: {_listed(draft.renaming)}")
     if draft.one_value:
@@ -85,7 +110,17 @@ def summary(draft: Draft) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(names)} ({', '.join(name or 'no name' for name in names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def _written(name: str) -> str:
+    """A plugin's own name for a parameter, written as pedalboard writes names."""
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def _is_not_sound(name: str, times: int) -> bool:
+    """Whether a parameter is left out: by its name, or because each MIDI channel has one of this name."""
+    return NOT_SOUND.search(name) is not None or times % MIDI_CHANNELS == 0
 
 
 def _draft(name: str, shown: Any) -> Parameter:
@@ -106,7 +141,7 @@ def _find_renaming(plugin: HostedPlugin, parameters: Sequence[Categorical], name
     remove is not found. Draws a progress bar: a large plugin takes a minute. Raises UserError for a plugin that does
     not return to its patch.
     """
-    base, hosted = plugin.preset_data, plugin.parameters
+    base, hosted = plugin.preset_data, parameters_by_name(plugin)
     found = []
     with progress_bar("parameters set to each of their values", len(parameters)) as advance:
         for parameter in parameters:
@@ -131,5 +166,5 @@ def _removes_names(plugin: HostedPlugin, hosted: Any, raw_values: Sequence[float
 
 
 def _shows(plugin: HostedPlugin, names: Collection[str]) -> bool:
-    shown = plugin.parameters
+    shown = parameters_by_name(plugin)
     return all(name in shown for name in names)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import AUDIO_SHAPE, CHANNELS, SAMPLE_RATE, SAMPLES, SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError, counted
+from data_pipeline.params.kinds import NoteDuration
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, DriftError, SoundingError
-from data_pipeline.synths.vst3_preset import read_state
+from data_pipeline.synths.vst3_preset import class_id, read_state
 
 MIN_FLUSH_SECONDS = 0.5
 # Enough for most echoes. A sound that lasts longer costs a fresh instance, which takes longer than this flush.
@@ -34,6 +35,8 @@ NOTE_ON, NOTE_OFF, CONTROLLER = 0x90, 0x80, 0xB0
 ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123
 # pedalboard plays this note when it loads a plugin, and ends it by a controller alone.
 WARM_UP_PITCH = 60
+# A spec calls a plugin's parameter of such a name ``pitch_``: without the underscore it is the note's own.
+NOTE_NAMES = frozenset((PITCH, NOTE_TIMES, *NoteDuration.column_names))
 # Differences that an error message names.
 DIFFERENCES_SHOWN = 3
 NEEDS_PEDALBOARD = "plugins need pedalboard (GPL-3): pip install 'synthjax[render]'"
@@ -48,10 +51,11 @@ HostedPlugin = Any
 """
 
 
-def load_plugin(path: str | Path) -> Any:
+def load_plugin(path: str | Path, name: str = "") -> Any:
     """Loads a VST3 instrument as pedalboard's ``VST3Plugin``; no display is needed.
 
-    Raises UserError where pedalboard or the plugin is missing, or the plugin cannot be loaded or is no instrument.
+    ``name`` chooses a plugin in a file that holds several. Raises UserError where pedalboard or the plugin is missing,
+    or the plugin cannot be loaded or is no instrument.
     """
     if not str(path) or not Path(path).exists():
         raise UserError(
@@ -61,16 +65,35 @@ def load_plugin(path: str | Path) -> Any:
         import pedalboard
     except ImportError as error:
         raise UserError(NEEDS_PEDALBOARD) from error
+    host = pedalboard.VST3Plugin
     try:
-        plugin = pedalboard.VST3Plugin(str(path))
+        if name:  # pedalboard does not look at the name where the file holds one plugin.
+            _require_choice(host, path, name)
+        plugin = host(str(path), plugin_name=name or None)
         if not plugin.is_instrument:
             raise UserError(f"the plugin {path} is an effect; an instrument is needed")
         process(plugin, [(bytes([NOTE_OFF, WARM_UP_PITCH, 0]), 0.0)], FLUSH_BLOCK_SECONDS)
     except UserError:
         raise
     except Exception as error:  # Loading runs the plugin's own code; pedalboard reports in many types.
+        if isinstance(error, ValueError):
+            _require_choice(host, path, name)
         raise UserError(f"the plugin {path} cannot be loaded: {error}") from error
     return plugin
+
+
+def _require_choice(host: Any, path: str | Path, name: str) -> None:
+    """Raises UserError unless the file holds a plugin of this name or, without a name, only one plugin."""
+    names = host.get_plugin_names_for_file(str(path))
+    if name not in names if name else len(names) > 1:
+        fault = f"holds no plugin called {name!r}" if name else f"holds {len(names)} plugins"
+        raise UserError(f"{path} {fault}: choose one with --plugin_name ({', '.join(names)})")
+
+
+def parameters_by_name(plugin: HostedPlugin) -> dict[str, Any]:
+    """The plugin's parameter objects by their names in a spec (see ``NOTE_NAMES``)."""
+    # pedalboard's names never end with an underscore, so no two become equal.
+    return {f"{name}_" if name in NOTE_NAMES else name: hosted for name, hosted in plugin.parameters.items()}
 
 
 def load_preset(plugin: HostedPlugin, preset: bytes) -> None:
@@ -82,11 +105,19 @@ def load_preset(plugin: HostedPlugin, preset: bytes) -> None:
 def load_base_patch(plugin: HostedPlugin, preset: bytes | None) -> None:
     """Loads a base patch and lets the plugin settle; without one the plugin's own first patch is the base.
 
-    Raises UserError for a malformed preset, on which a plugin may crash.
+    Raises UserError for a malformed preset, on which a plugin may crash, and for the preset of another plugin.
     """
     if preset is not None:
         read_state(preset)
-        load_preset(plugin, preset)
+        theirs, ours = class_id(preset), class_id(plugin.preset_data)
+        if theirs != ours:
+            raise UserError(
+                f"the preset belongs to another plugin: its class id is {theirs}, that of {plugin.name} is {ours}"
+            )
+        try:
+            load_preset(plugin, preset)
+        except RuntimeError as error:
+            raise UserError(f"{plugin.name} does not take the preset: {error}") from error
     settle(plugin)  # Parameters may get other names with the base patch, once the plugin runs.
 
 

@@ -76,7 +76,8 @@ class SynthSettings:
 
     ``synth`` is a name of ``SYNTHS`` or the dotted path of another module with a function
     ``open_synth(settings) -> Synth``. ``spec`` has the parameters of its patches. ``plugin`` is the path of a VST3
-    plugin, ``preset`` that of a base patch; a synthesizer that needs neither ignores them.
+    plugin, ``preset`` that of a base patch; a synthesizer that needs neither ignores them. ``plugin_name`` chooses one
+    of several plugins in the file ``plugin``.
     """
 
     synth: str
@@ -84,6 +85,7 @@ class SynthSettings:
     plugin: str = ""
     preset: str = ""
     allow_other_version: bool = False
+    plugin_name: str = ""
 
 
 def module_of(synth: str) -> str:

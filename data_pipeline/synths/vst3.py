@@ -18,6 +18,7 @@ from data_pipeline.synths.hosting import (
     load_base_patch,
     load_plugin,
     make_writes_count,
+    parameters_by_name,
     play_note,
     require_no_differences,
 )
@@ -66,7 +67,7 @@ class Vst3Synth:
         pedalboard finds parameters by name. It keeps a write to a missing name as an attribute of its own, and even
         returns the value when it is read.
         """
-        hosted = self._plugin.parameters
+        hosted = parameters_by_name(self._plugin)
         gone = [parameter.name for parameter, _ in self._parameters if parameter.name not in hosted]
         if gone:
             raise UserError(
@@ -89,13 +90,13 @@ class Vst3Synth:
 
 def open_synth(settings: SynthSettings) -> Vst3Synth:
     """Loads the instrument at ``settings.plugin`` with the base patch at ``settings.preset``. Raises UserError."""
-    plugin = load_plugin(settings.plugin)
+    plugin = load_plugin(settings.plugin, settings.plugin_name)
     base_preset = read_preset_file(Path(settings.preset)) if settings.preset else None
     return Vst3Synth(plugin, settings.spec, plugin.name, plugin.version, base_preset)
 
 
 def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Parameter, Any]]:
-    hosted = plugin.parameters
+    hosted = parameters_by_name(plugin)
     missing = [parameter.name for parameter in spec.synth_params if parameter.name not in hosted]
     if missing:
         raise UserError(

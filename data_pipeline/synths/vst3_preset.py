@@ -36,6 +36,11 @@ def build_container(class_id: bytes, state: bytes) -> bytes:
     return b"".join((header, state, _LIST.pack(b"List", 1), _ENTRY.pack(_STATE, _HEADER.size, len(state))))
 
 
+def class_id(preset: bytes) -> str:
+    """The class id of the plugin that a preset belongs to, 32 hexadecimal digits. ``read_state`` checks the preset."""
+    return preset[8:40].decode("ascii", "replace").upper()
+
+
 def read_state(preset: bytes) -> bytes:
     """Reads the plugin's own state from a preset, which may have other chunks. Raises UserError if it is malformed."""
     if len(preset) < _HEADER.size or len(preset) > MAX_PRESET_BYTES:

@@ -17,12 +17,13 @@ from data_pipeline.synths.protocol import SynthSettings
 
 
 def define() -> None:
-    """Defines --plugin, --preset and --workers."""
+    """Defines --plugin, --plugin_name, --preset and --workers."""
     flags.DEFINE_string(
         "plugin",
         "",
         "Path of a VST3 plugin; for Surge XT the default is $SURGE_XT_PLUGIN or what make surge-xt fetched.",
     )
+    flags.DEFINE_string("plugin_name", "", "Name of the plugin, where the file holds several.")
     flags.DEFINE_string("preset", "", "Base patch of a plugin other than Surge XT: a .vstpreset.")
     flags.DEFINE_integer("workers", usable_cores(), "Render processes.", lower_bound=1)
 
@@ -30,12 +31,13 @@ def define() -> None:
 def find_synth(spec: ParamSpec) -> SynthSettings:
     """The settings of the synthesizer that renders the spec's patches; it is not opened.
 
-    Raises UserError if it is not installed, and for a --plugin that it would ignore.
+    Raises UserError if it is not installed, and for a --plugin or --plugin_name that it would ignore.
     """
     f = flags.FLAGS
-    settings = synth_for(spec, f.plugin, f.preset)
-    if f.plugin and not settings.plugin:
-        raise UserError(f"--plugin={f.plugin} would be ignored: spec {spec.name} is that of the built-in synthesizer")
+    settings = synth_for(spec, f.plugin, f.preset, f.plugin_name)
+    for flag in ("plugin", "plugin_name"):
+        if (value := getattr(f, flag)) and not getattr(settings, flag):
+            raise UserError(f"--{flag}={value} would be ignored: spec {spec.name} is that of the built-in synthesizer")
     if reason := why_no_renderer(settings):
         raise UserError(reason)
     return settings

@@ -80,7 +80,7 @@ def open_synth(settings: SynthSettings) -> SurgeXT:
     Its path is ``settings.plugin``, else ``SURGE_XT_PLUGIN`` in the environment, else the place where ``make surge-xt``
     puts it: in the working folder, or in the checkout of this package.
     """
-    plugin = load_plugin(plugin_path(settings))
+    plugin = load_plugin(plugin_path(settings), settings.plugin_name)
     return SurgeXT(plugin, settings.spec, allow_other_version=settings.allow_other_version)
 
 

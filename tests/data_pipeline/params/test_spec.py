@@ -302,3 +302,15 @@ def test_an_unknown_name_lists_the_bundled_specs() -> None:
 def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         load_spec(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("name", ["osc_1_level", "pitch", "note_start", "note_end", "note_start_and_end"])
+def test_two_columns_never_have_the_same_name(tmp_path: Path, name: str) -> None:
+    """A plugin's parameter may be called like a column of the note."""
+    content = small_spec()
+    again = {"name": name, "kind": "continuous", "min": 0.0, "max": 1.0}
+    with pytest.raises(UserError, match=rf"{name} occurs more than once"):
+        load_spec(write_spec(tmp_path, {**content, "width": 10, "synth_params": [*content["synth_params"], again]}))
+    again["name"] = f"{name}_"
+    changes = {"width": 10, "synth_params": [*content["synth_params"], again], "interchangeable": []}
+    assert load_spec(write_spec(tmp_path, {**content, **changes})).width == 10

@@ -52,6 +52,10 @@ def test_a_plugin_that_would_be_ignored_is_refused_and_one_that_is_needed_asked_
         render_settings(render_subtractive.get_config(), seed=0, plugin="dx7.vst3")
     with pytest.raises(UserError, match=r"synth vst3 needs its plugin: --plugin=PATH"):
         render_settings(surge(synth="vst3", spec=foreign_spec), seed=0)
+    with pytest.raises(UserError, match=r"--plugin_name=Mono would be ignored"):
+        render_settings(render_subtractive.get_config(), seed=0, plugin_name="Mono")
+    several = {"plugin": "dx7.vst3", "plugin_name": "Mono"}
+    assert render_settings(surge(synth="vst3", spec=foreign_spec), seed=0, **several).synth.plugin_name == "Mono"
 
 
 def test_an_unknown_synthesizer_is_refused_with_the_list_of_known_ones() -> None:

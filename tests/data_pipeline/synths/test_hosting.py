@@ -1,4 +1,4 @@
-"""Loading plugins, and ending every note."""
+"""Loading plugins, choosing one of several, ending every note, and refusing presets of other plugins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.console.cli import UserError
-from data_pipeline.synths.hosting import load_plugin, play_note
+from data_pipeline.synths import hosting
+from data_pipeline.synths.hosting import load_base_patch, load_plugin, play_note
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SoundingError
 from data_pipeline.synths.vst3 import Vst3Synth
-from tests.data_pipeline.fake_vst3 import DeafVst3, FakeVst3
+from tests.data_pipeline.fake_vst3 import DeafVst3, FakeVst3, container
 from tests.data_pipeline.synths.test_vst3 import NAMES, SPEC, UNSET, mislabelled, patch
 
 HELD, SHORT = (0.5, 4.0), (0.25, 1.0)
@@ -51,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 def load(monkeypatch: pytest.MonkeyPatch, path: Path, host: Host, name: str = "") -> Any:
     monkeypatch.setitem(sys.modules, "pedalboard", SimpleNamespace(VST3Plugin=host))
-    return load_plugin(path)
+    return load_plugin(path, name)
 
 
 def test_the_warm_up_note_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +66,26 @@ def test_a_file_with_one_plugin_is_read_once(path: Path, monkeypatch: pytest.Mon
     host = Host("Synth")
     assert load(monkeypatch, path, host).name == "Synth"
     assert host.scanned == 0
+
+
+def test_one_of_several_plugins_is_chosen_by_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Host("Synth", "Synth Mono")
+    assert load(monkeypatch, path, several, "Synth Mono").name == "Synth Mono"
+    with pytest.raises(UserError) as caught:
+        load(monkeypatch, path, several)
+    assert str(caught.value) == f"{path} holds 2 plugins: choose one with --plugin_name (Synth, Synth Mono)"
+    with pytest.raises(UserError) as caught:
+        load(monkeypatch, path, several, "Mono")
+    assert str(caught.value) == (
+        f"{path} holds no plugin called 'Mono': choose one with --plugin_name (Synth, Synth Mono)"
+    )
+
+
+def test_a_name_is_not_ignored_where_the_file_holds_one_plugin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pedalboard ignores it."""
+    assert load(monkeypatch, path, Host("Synth"), "Synth").name == "Synth"
+    with pytest.raises(UserError, match="no plugin called 'Mono'"):
+        load(monkeypatch, path, Host("Synth"), "Mono")
 
 
 def test_an_effect_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +127,25 @@ def test_a_long_echo_is_waited_for() -> None:
     plugin = Echoing(["a"])
     play_note(plugin, {PITCH: 60, NOTE_TIMES: HELD})
     assert 7.0 < plugin.seconds - 4.125 < 9.0  # It falls by 70 dB.
+
+
+def test_the_preset_of_another_plugin_never_reaches_the_plugin() -> None:
+    plugin = FakeVst3(["a"])
+    foreign = container({"Comp": plugin.dump()}, b"F" * 32)
+    with pytest.raises(UserError) as caught:
+        load_base_patch(plugin, foreign)
+    assert str(caught.value) == (
+        f"the preset belongs to another plugin: its class id is {'F' * 32}, that of Fake is "
+        "0123456789ABCDEF0123456789ABCDEF"
+    )
+    load_base_patch(plugin, container({"Comp": plugin.dump()}, plugin.class_id.lower()))
+
+
+def test_a_preset_that_the_plugin_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Failed to set preset data for plugin: some.vst3")
+
+    plugin = FakeVst3(["a"])
+    monkeypatch.setattr(hosting, "load_preset", refuse)
+    with pytest.raises(UserError, match="Fake does not take the preset: Failed to set preset data"):
+        load_base_patch(plugin, plugin.preset_data)

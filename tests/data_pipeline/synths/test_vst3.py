@@ -19,6 +19,7 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SynthSe
 from data_pipeline.synths.vst3 import Vst3Synth
 from tests.data_pipeline.fake_vst3 import FakeVst3, expected_audio
 
+NOTE = (Discrete(PITCH, 48, 72), NoteDuration(NOTE_TIMES, 4.0))
 SPEC = ParamSpec(
     "fake",
     (
@@ -27,7 +28,7 @@ SPEC = ParamSpec(
         Categorical("wave", ("saw", "square", "sine"), (0.1, 0.5, 0.9), (1.0, 1.0, 1.0)),
         Categorical("mode", (False, True), (0.25, 0.75), (1.0, 1.0)),
     ),
-    (Discrete(PITCH, 48, 72), NoteDuration(NOTE_TIMES, 4.0)),
+    NOTE,
 )
 NAMES = tuple(parameter.name for parameter in SPEC.synth_params)
 # A parameter that is not in the spec keeps the base patch's value, which changes the sound.
@@ -168,7 +169,7 @@ def test_verify_reads_raw_values_back() -> None:
 def test_open_synth_takes_plugin_and_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "base.vstpreset"
     path.write_bytes(base_preset())
-    monkeypatch.setattr(vst3, "load_plugin", lambda _: FakeVst3((*NAMES, UNSET)))
+    monkeypatch.setattr(vst3, "load_plugin", lambda *_: FakeVst3((*NAMES, UNSET)))
     synth = open_synth(SynthSettings("vst3", SPEC, "fake.vst3", str(path)))
     assert (synth.name, synth.version) == ("Fake", "1.0")
     assert mislabelled(synth.render, order=(0, 1, 1)) == 0
@@ -197,3 +198,20 @@ def test_a_preset_is_loaded_without_pedalboards_search_for_a_parameter_of_that_n
     plugin = Searching((*NAMES, UNSET))
     hosting.load_preset(plugin, base_preset())
     assert plugin.preset_data == base_preset()
+
+
+def test_parameters_called_like_the_notes_own_are_written_and_read_back() -> None:
+    names = ("pitch", "note_start", "cutoff")
+    spec = ParamSpec("fake", tuple(Continuous(n, 0.0, 1.0) for n in ("pitch_", "note_start_", "cutoff")), NOTE)
+    plugin = FakeVst3(names)
+    synth = Vst3Synth(plugin, spec, "Fake", "1.0")
+    row = np.full(spec.width, 0.25)
+    values = spec.decode(row)
+    audio = synth.render(values)
+    assert plugin.held == dict.fromkeys(names, 0.25)
+    expected = expected_audio(dict.fromkeys(names, 0.25), values[PITCH], *values[NOTE_TIMES])
+    np.testing.assert_allclose(audio, expected, atol=1e-5)
+    synth.verify()
+    plugin.written["pitch"] = 0.75
+    with pytest.raises(DriftError, match=r"pitch_ is 0\.75"):
+        synth.verify()

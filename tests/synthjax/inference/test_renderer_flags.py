@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from absl import flags
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.params.kinds import Continuous
 from data_pipeline.params.spec import load_spec
 from synthjax.inference import renderer_flags
 
@@ -31,7 +34,7 @@ class Losing:
 
 def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(renderer_flags, "PatchRenderer", Losing)
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="", preset="", workers=2))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="", plugin_name="", preset="", workers=2))
     with renderer_flags.start_renderer(load_spec("subtractive")) as renderer:
         renderer.restarts.append("timeout: no answer in 60 s")
         assert capsys.readouterr().err == ""
@@ -39,11 +42,24 @@ def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_plugin_that_would_be_ignored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="dx7.vst3", preset=""))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="dx7.vst3", plugin_name="", preset=""))
     with pytest.raises(
         UserError, match=r"--plugin=dx7.vst3 would be ignored: spec subtractive is that of the built-in"
     ):
         renderer_flags.find_synth(load_spec("subtractive"))
     monkeypatch.setattr(flags.FLAGS, "preset", "bass.vstpreset")  # Names the plugin's own patch: no built-in one's.
     with pytest.raises(UserError, match=r"there is no plugin at 'dx7.vst3'"):
+        renderer_flags.find_synth(load_spec("subtractive"))
+
+
+def test_a_plugin_name_reaches_the_synthesizer_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = tmp_path / "both.vst3"
+    plugin.touch()
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin=str(plugin), plugin_name="Mono", preset=""))
+    monkeypatch.setattr(renderer_flags, "why_no_renderer", lambda _: None)
+    other = replace(load_spec("subtractive"), synth_params=(Continuous("drive", 0.0, 1.0),), interchangeable=())
+    assert renderer_flags.find_synth(other).plugin_name == "Mono"
+    assert renderer_flags.find_synth(load_spec("surge_simple")).plugin_name == "Mono"
+    monkeypatch.setattr(flags.FLAGS, "plugin", "")
+    with pytest.raises(UserError, match=r"--plugin_name=Mono would be ignored: spec subtractive is that"):
         renderer_flags.find_synth(load_spec("subtractive"))
