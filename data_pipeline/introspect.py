@@ -3,11 +3,11 @@
     python -m data_pipeline.introspect PLUGIN.vst3 --output=SPEC.json [--preset=BASE.vstpreset] [--plugin_name=NAME]
 
 A parameter that shows few values becomes categorical, each category with the middle of its raw values. Any other
-parameter becomes continuous on 0..1. Bypass switches, MIDI controllers and program changes are left out. Parameters
-that remove or rename others, as the type of an oscillator or effect may, are left out too: every category is tried.
-What is left out is counted and named. A parameter called like one of the note's, such as ``pitch``, becomes ``pitch_``.
-The result is a draft. Before rendering, remove the parameters that should stay as in the base patch, and narrow ranges
-that are silent or ugly. Needs pedalboard (GPL-3), no display.
+parameter becomes continuous on 0..1. Bypass switches, MIDI controllers, program changes and glides are left out.
+Parameters that remove or rename others, as the type of an oscillator or effect may, are left out too: every category is
+tried. What is left out is counted and named. A parameter called like one of the note's, such as ``pitch``, becomes
+``pitch_``. The result is a draft. Before rendering, remove the parameters that should stay as in the base patch, and
+narrow ranges that are silent or ugly. Needs pedalboard (GPL-3), no display.
 """
 
 from __future__ import annotations

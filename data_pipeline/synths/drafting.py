@@ -32,11 +32,11 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 
 # The menus of synthesizers have about forty entries at most; a knob shows hundreds of values.
 MAX_CATEGORIES = 64
-# Bypass switches, program changes, and what MIDI controllers are called. Ambiguous words count as whole names only: a
-# ``pitch_bend_range`` is part of the sound.
-NOT_SOUND = re.compile(
+# Bypass switches, program changes, MIDI controllers, and glides, which begin at the pitch of the last note. Ambiguous
+# words count as whole names only: a ``pitch_bend_range`` is part of the sound.
+LEFT_OUT = re.compile(
     r"""
-    (^|_)(bypass|midi|cc)(_|\d|$)
+    (^|_)(bypass|midi|cc)(_|\d|$)|(^|_)(glide|portamento)(_|$)
     |(^|_)(prog(ram)?_?change|bank_?sel(ect)?|all_(notes?|sounds?)_off|reset_all_controllers)(_|$)
     |(^|_)(sustain|sostenuto|soft|hold|hold_2|legato|damper|expression|foot|portamento)_pedal(_|$)
     |(^|_)(breath|foot)_?(controller|ctrl)(_|$)|(^|_)(channel|poly|key)_?(pressure|after_?touch)(_|$)
@@ -55,8 +55,9 @@ NOTE_PARAMS: tuple[Parameter, ...] = (Discrete(PITCH, 48, 72), NoteDuration(NOTE
 class Draft:
     """A spec, and the names of the parameters that are left out of it.
 
-    ``not_sound`` make no sound, ``renaming`` remove names of other parameters, ``hidden`` have no name of their own.
-    ``one_value`` are in the spec but show the same label at every value, as the parameters of an empty effect slot do.
+    ``not_sound`` are no part of a note's sound, ``renaming`` remove names of other parameters, ``hidden`` have no name
+    of their own. ``one_value`` are in the spec but show the same label at every value, as the parameters of an empty
+    effect slot do.
     """
 
     spec: ParamSpec
@@ -120,7 +121,7 @@ def _written(name: str) -> str:
 
 def _is_not_sound(name: str, times: int) -> bool:
     """Whether a parameter is left out: by its name, or because each MIDI channel has one of this name."""
-    return NOT_SOUND.search(name) is not None or times % MIDI_CHANNELS == 0
+    return LEFT_OUT.search(name) is not None or times % MIDI_CHANNELS == 0
 
 
 def _draft(name: str, shown: Any) -> Parameter:

@@ -128,20 +128,23 @@ def require_no_differences(synth: str, differences: Sequence[tuple[str, float, f
         raise DriftError(f"{synth} holds another patch in {counted(len(differences), 'parameter')}: {'; '.join(named)}")
 
 
-def play_note(plugin: HostedPlugin, values: Mapping[str, Any]) -> Audio:
+def play_note(plugin: HostedPlugin, values: Mapping[str, Any], silence: float = MIN_FLUSH_SECONDS) -> Audio:
     """Lets the plugin settle, then plays the note of a patch's values. Returns audio (2, 176400).
 
-    Raises SoundingError where the plugin sounds before the note, and UserError where it returns audio of another shape.
+    ``silence`` is that of ``settle``. Raises SoundingError where the plugin sounds before the note, and UserError where
+    it returns audio of another shape.
     """
-    silent = settle(plugin)
+    silent = settle(plugin, silence)
     pitch, (start, end) = int(values[PITCH]), values[NOTE_TIMES]
     note = [(bytes([NOTE_ON, pitch, VELOCITY]), float(start)), (bytes([NOTE_OFF, pitch, 0]), float(end))]
     # Longer than the sound: the host does not send a note-off that lies at the very end.
-    audio = process(plugin, note, SECONDS + FLUSH_BLOCK_SECONDS)[:, :SAMPLES]
+    audio = process(plugin, note, SECONDS + BUFFER_SIZE / SAMPLE_RATE)[:, :SAMPLES]
     if audio.shape != AUDIO_SHAPE:
         raise UserError(f"the plugin gave audio of shape {audio.shape}, not {AUDIO_SHAPE}: is it stereo?")
     audio = np.ascontiguousarray(audio, np.float32)
-    if not silent:
+    # Some plugins begin a note with the buffer that holds it.
+    before_note = max(0, int(start * SAMPLE_RATE) - BUFFER_SIZE)
+    if not (silent and _is_silent(audio[:, :before_note])):
         raise SoundingError(audio)
     return audio
 
@@ -156,21 +159,24 @@ def make_writes_count(hosted: Any) -> None:
     hosted.raw_value = 1.0
 
 
-def settle(plugin: HostedPlugin) -> bool:
-    """Runs the plugin on silence until it has been silent for half a second, at most 16 s. Returns whether it has.
+def settle(plugin: HostedPlugin, silence: float = MIN_FLUSH_SECONDS) -> bool:
+    """Runs the plugin on silence until it has been silent for ``silence`` seconds, at most 16 s in all.
 
-    Plugins that receive controllers end their echoes at once.
+    Returns whether it has fallen silent. Plugins that receive controllers end their echoes at once.
     """
     messages = [(bytes([CONTROLLER, controller, 0]), 0.0) for controller in (ALL_SOUND_OFF, ALL_NOTES_OFF)]
     seconds = silent_seconds = 0.0
-    while silent_seconds < MIN_FLUSH_SECONDS and seconds < MAX_FLUSH_SECONDS:
+    while silent_seconds < silence and seconds < MAX_FLUSH_SECONDS:
         block = process(plugin, messages, FLUSH_BLOCK_SECONDS)
         seconds += FLUSH_BLOCK_SECONDS
-        is_silent = np.abs(block).max(initial=0.0) < SILENCE_PEAK
         # An echo may follow a gap: a loud block starts the count again.
-        silent_seconds = silent_seconds + FLUSH_BLOCK_SECONDS if is_silent else 0.0
+        silent_seconds = silent_seconds + FLUSH_BLOCK_SECONDS if _is_silent(block) else 0.0
         messages = []
-    return silent_seconds >= MIN_FLUSH_SECONDS
+    return silent_seconds >= silence
+
+
+def _is_silent(audio: NDArray[np.floating]) -> bool:
+    return bool(np.abs(audio).max(initial=0.0) < SILENCE_PEAK)  # The maximum is NaN where any sample is NaN.
 
 
 def process(plugin: HostedPlugin, messages: Sequence[MidiMessage], seconds: float) -> NDArray[np.float32]:

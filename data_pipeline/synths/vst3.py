@@ -27,6 +27,8 @@ from data_pipeline.synths.vst3_preset import read_preset_file
 
 # Plugins round to steps of their own, at most 1/127. The value after a lost write is rarely that near.
 RAW_TOLERANCE = 0.01
+# Writing parameters does not end the echoes of an earlier note, and a long delay repeats them about every 2 s.
+ECHO_SECONDS = 2.0
 
 
 class Vst3Synth:
@@ -57,7 +59,7 @@ class Vst3Synth:
             hosted.raw_value = values[parameter.name]
         self._values = dict(values)
         try:
-            return play_note(self._plugin, values)
+            return play_note(self._plugin, values, ECHO_SECONDS)
         finally:
             self._require_names()
 

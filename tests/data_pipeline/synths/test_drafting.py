@@ -137,6 +137,7 @@ def test_a_parameter_that_removes_names_is_left_out_and_reported(taking: float) 
         *((name, True) for name in ("midi_ch_1_cc_74", "cc74", "cc_sharp74", "controller_7", "contr_3", "ctrl_12")),
         *((name, True) for name in ("sustain_pedal", "hold_pedal", "breath", "breath_controller", "expression")),
         *((name, True) for name in ("bank_select", "banksel_msb", "all_notes_off", "reset_all_controllers")),
+        *((name, True) for name in ("glide", "osc_1_glide_time", "portamento_time")),
         *((name, False) for name in ("pitch_bend_range", "mod_wheel_amount", "sustain", "hold", "release", "volume")),
         *((name, False) for name in ("patch_1_level", "program_volume", "preset_morph", "control_1", "success")),
         *((name, False) for name in ("breathiness", "expressive", "aftertouch_to_cutoff", "soft_clip", "accent")),
