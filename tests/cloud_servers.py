@@ -180,7 +180,17 @@ def _s3_server() -> str:
 @pytest.fixture(params=["gs", "s3"])
 def cloud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """A server with an empty bucket, which the environment points to."""
-    made = Gcs(*_gcs_server()) if request.param == "gs" else S3(_s3_server())
+    return _server(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
+def either_cloud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """As ``cloud``, for tests of code that does not know which cloud it works on: fast tests take one."""
+    return _server(request.param, monkeypatch)
+
+
+def _server(scheme: str, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    made = Gcs(*_gcs_server()) if scheme == "gs" else S3(_s3_server())
     made.make_bucket()
     for variable in ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(variable, raising=False)

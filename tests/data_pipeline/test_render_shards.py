@@ -200,6 +200,7 @@ def test_worker_that_dies_silently_or_grows_is_replaced(folder: Path) -> None:
     assert "a worker was lost" in result.stderr
 
 
+@pytest.mark.slow
 def test_workers_that_never_start_stop_the_run(folder: Path) -> None:
     assert_stopped(render(folder, {"start": 1}), "die before they render", "code 3", "cannot find the wavetables")
 

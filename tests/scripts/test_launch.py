@@ -253,6 +253,7 @@ class TestSlurm:
         assert (result.returncode, result.stdout) == (1, "")
         assert result.stderr == "sbatch: error: invalid partition\n"
 
+    @pytest.mark.slow
     def test_stream_follows_until_the_job_is_gone(self, sandbox: Sandbox) -> None:
         sandbox.python()
         log = f"runs/jobs/{JOB}-7.log"

@@ -84,7 +84,7 @@ def test_a_cut_upload_is_made_again(cloud: Cloud, tmp_path: Path, monkeypatch: p
     assert cloud.get("x") == (tmp_path / "x").read_bytes()
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("way", ["up", pytest.param("down", marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_no_half_files_and_the_same_command_goes_on(cloud: Cloud, tmp_path: Path, way: str) -> None:
     here, there = tmp_path / "here", cloud.url()
     here.mkdir()

@@ -17,7 +17,7 @@ from tests import cloud_servers
 from tests.cloud_servers import Cloud, Proxy
 from tests.helpers import wait_until
 
-cloud = cloud_servers.cloud
+cloud = cloud_servers.either_cloud
 hasty = cloud_servers.hasty
 SOON = 0.05
 

@@ -22,7 +22,7 @@ from tests import cloud_servers
 from tests.cloud_servers import Cloud, Proxy
 from tests.helpers import REPOSITORY, all_rows, make_rows, write
 
-cloud = cloud_servers.cloud
+cloud = cloud_servers.either_cloud
 STAGE = "import sys; from data_pipeline.cloud.staging import stage; print(stage(sys.argv[1]))"
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers import REPOSITORY, assert_usage_error, run_cli
 from tests.synthjax.k_osc_runs import TINY
 
+pytestmark = pytest.mark.slow  # All tests need the trained run.
+
 ROWS = 300  # A whole batch of held-out rows and a part.
 
 

@@ -186,6 +186,7 @@ def test_sampled_rows_of_a_model_equal_a_python_loop_over_separate_branches(
     )
 
 
+@pytest.mark.slow
 def test_dopri5_draws_the_rows_of_many_steps_of_rk4_from_a_model(tiny: Tiny) -> None:
     fine, coarse, adaptive = (
         sampler(tiny, settings)(MEL, X)
