@@ -11,7 +11,6 @@ Rendering uses every core unless --workers says otherwise. Surge XT is hosted by
 
 from __future__ import annotations
 
-import resource
 import signal
 from collections import Counter
 from pathlib import Path
@@ -36,15 +35,12 @@ if TYPE_CHECKING:
     from data_pipeline.render.ray_executor import RayExecutor
 
 FLAGS = flags.FLAGS
-# Some systems have no hard limit on open files, but do not accept an infinite soft limit.
-ENOUGH_FILES = 1 << 16
 
 
 def main(argv: list[str]) -> None:
     """Entry point of the command."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: this command takes flags alone, see --help")
-    _raise_file_limit()
     config = config_flag.read()
     plan = _plan(config)
     shards = open_shards(plan)
@@ -76,14 +72,6 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
     )
     numbers = tuple(parse_shards(FLAGS.shards))
     return Plan(settings, Path(FLAGS.output), numbers, FLAGS.samples_per_shard, config.batch_rows)
-
-
-def _raise_file_limit() -> None:
-    """Raises the limit of open files: every shard of the plan has its log open, and many systems allow 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _executor(config: ml_collections.ConfigDict, plan: Plan, missing: int) -> WorkerPool | RayExecutor:

@@ -4,8 +4,8 @@ A SOUND is a file, or a folder whose sounds are all taken. The output folder get
 every parameter, the pitch and the note's times) and NAME.vstpreset, which loads in any host. For Surge XT NAME.fxp is
 the same patch for its own browser. Presets of Surge XT are always written; those of another VST3 plugin if --plugin
 names it. If the synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target,
-and NAME.wav is the render. report.html shows and plays all. A sound that cannot be read is reported and left out; then
-the exit code is 1.
+and NAME.wav is the render. report.html shows and plays all. A sound or a folder that cannot be read is reported and
+left out; then the exit code is 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
     """The command."""
     if len(argv) < 2:
         raise cli.UserError("give sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR")
-    f, sounds = flags.FLAGS, find_sounds(argv[1:])
+    f = flags.FLAGS
+    left_out: list[str] = []
+    sounds = find_sounds(argv[1:], left_out.append)
     if f.refine:
         _check_refinement()
     output = Path(f.output)
@@ -53,13 +55,15 @@ def main(argv: list[str]) -> int:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
     with _renderer(model.spec) as renderer:
         faults = predict_files(Predictor(model, renderer), sounds, output)
-    if faults:
-        print(f"{len(sounds) - len(faults)} of {len(sounds)} sounds predicted; left out:", file=sys.stderr)
-        for fault in faults:
+    predicted = len(sounds) - len(faults)
+    left_out += faults
+    if left_out:
+        print(f"{predicted} of {len(sounds)} sounds predicted; {len(left_out)} left out:", file=sys.stderr)
+        for fault in left_out:
             print(f"  {fault}", file=sys.stderr)
-    if predicted := len(sounds) - len(faults):
+    if predicted:
         print(f"wrote report.html and the patches of {counted(predicted, 'sound')} to {output}")
-    return 1 if faults else 0
+    return 1 if left_out else 0
 
 
 def _check_refinement() -> None:

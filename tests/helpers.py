@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import psutil
+import pytest
 from numpy.typing import NDArray
 
 from data_pipeline.params.spec import load_spec
@@ -135,6 +137,16 @@ def is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def preloaded(c_source: str, folder: Path) -> dict[str, str]:
+    """The environment of a process in which these functions in C stand before those of the system."""
+    if not shutil.which("gcc"):
+        pytest.skip("needs gcc")
+    library = folder / "preloaded.so"
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=c_source, text=True, check=True)
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "LD_PRELOAD": str(library)}
 
 
 def assert_usage_error(result: subprocess.CompletedProcess, *words: str) -> None:

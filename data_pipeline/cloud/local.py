@@ -11,6 +11,7 @@ from data_pipeline.cloud.errors import replaced
 from data_pipeline.cloud.locations import BLOCK, Entry, Sink, check_key, file_checksum
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.file_lock import LOCK_FILE
+from data_pipeline.console.os_errors import why
 
 PART_SUFFIX = ".part"
 
@@ -39,7 +40,7 @@ class LocalFolder:
         try:
             return sorted(self._entries(), key=lambda entry: entry.key)
         except OSError as error:
-            raise UserError(f"cannot read {error.filename or self.folder}: {error.strerror}") from error
+            raise UserError(f"cannot read {error.filename or self.folder}: {why(error)}") from error
 
     def _entries(self) -> Iterator[Entry]:
         seen: set[str] = set()
@@ -69,7 +70,7 @@ class LocalFolder:
                 raise replaced(str(path))
             file = path.open("rb")
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {path}: {why(error)}") from error
         with file:
             file.seek(offset)
             while block := file.read(BLOCK):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 
 BLOCK = 1 << 20
 
@@ -105,7 +106,7 @@ def file_checksum(path: Path, algorithm: str, moved: Callable[[int], object]) ->
         with path.open("rb") as file:
             return stream_checksum(file, path.stat().st_size, algorithm, moved)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {why(error)}") from error
 
 
 def has_checksum(path: Path, checksum: str, moved: Callable[[int], object]) -> bool:

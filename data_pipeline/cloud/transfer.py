@@ -13,8 +13,9 @@ from data_pipeline.cloud.errors import DamagedError, TransientError
 from data_pipeline.cloud.local import PART_SUFFIX
 from data_pipeline.cloud.locations import CloudLocation, Entry, Location, has_checksum, stream_checksum
 from data_pipeline.cloud.parallel import Meter
-from data_pipeline.console.atomic import make_folder
-from data_pipeline.console.cli import UserError
+from data_pipeline.console.atomic import flush_to_disk, make_folder, remove_leftover
+from data_pipeline.console.cli import UserError, printable
+from data_pipeline.console.os_errors import why
 
 # Hexadecimal digits that identify a version of a file.
 IDENTITY_LENGTH = 12
@@ -27,6 +28,8 @@ def upload(path: Path, location: CloudLocation, key: str, meter: Meter) -> None:
 
     Raises UserError if it cannot be read, or if the server fails at every attempt.
     """
+    if key != printable(key):
+        raise UserError(f"{path}: its name is not UTF-8, which buckets need: rename it")
 
     def attempt() -> None:
         file.seek(0)
@@ -39,7 +42,7 @@ def upload(path: Path, location: CloudLocation, key: str, meter: Meter) -> None:
             size = os.fstat(file.fileno()).st_size
             _persist(attempt, meter)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {why(error)}") from error
 
 
 def download(location: Location, entry: Entry, target: Path, meter: Meter) -> None:
@@ -52,20 +55,20 @@ def download(location: Location, entry: Entry, target: Path, meter: Meter) -> No
     try:
         with part.open("ab") as file:
             _persist(lambda: _continue(location, entry, part, file, meter), meter)
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
         os.replace(part, target)
         for stale in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * IDENTITY_LENGTH}{PART_SUFFIX}"):
-            stale.unlink()  # Parts of other versions.
+            remove_leftover(stale)  # Parts of other versions.
     except DamagedError:
-        part.unlink()
+        remove_leftover(part)
         raise
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {target}: {why(error)}") from error
 
 
 def part_path(location: Location, entry: Entry, target: Path) -> Path:
     """The path of an incomplete download of this version of a file."""
-    identity = hashlib.sha256(f"{location.url}\0{entry.key}\0{entry.version}".encode()).hexdigest()
+    identity = hashlib.sha256(os.fsencode(f"{location.url}\0{entry.key}\0{entry.version}")).hexdigest()
     return target.with_name(f".{target.name}.{identity[:IDENTITY_LENGTH]}{PART_SUFFIX}")
 
 

@@ -13,11 +13,14 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.console.atomic import flush_to_disk, remove_leftover
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.file_lock import names_file, try_lock
+from data_pipeline.console.os_errors import why
 
 _HEADER = struct.Struct("<4sIQ")
 _MAGIC = b"SJp1"
@@ -33,15 +36,22 @@ def append_json_line(path: Path, entry: Mapping[str, Any]) -> None:
         # One write, so that processes do not mix their lines. The system shortens it only if the disk is full.
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file, one a line. Lines that hold no object are left out; a missing file holds none."""
+    """The objects of a file, one a line. Lines that hold no object are left out; a missing file holds none.
+
+    Raises UserError if the file cannot be read.
+    """
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {why(error)}") from error
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
@@ -97,19 +107,23 @@ class RecordLog:
             written = 0
             while written < len(record):
                 written += os.pwrite(self._descriptor, memoryview(record)[written:], self._end + written)
-            os.fsync(self._descriptor)
+            flush_to_disk(self._descriptor)
         except OSError:
-            os.ftruncate(self._descriptor, self._end)
+            with suppress(OSError):  # What is not cut off here, ``recover`` drops.
+                os.ftruncate(self._descriptor, self._end)
             raise
         self._end += len(record)
         return self._end - len(payload)
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from an offset on; fewer if the file ends before."""
+        """``size`` bytes from an offset on; fewer if the file ends before. Raises UserError if it cannot be read."""
         parts = []
-        while size and (part := os.pread(self._descriptor, size, offset)):
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
+        try:
+            while size and (part := os.pread(self._descriptor, size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {why(error)}") from error
         return b"".join(parts)
 
     def close(self) -> None:
@@ -120,7 +134,7 @@ class RecordLog:
 
     def remove(self) -> None:
         """Removes the file and closes it."""
-        self.path.unlink(missing_ok=True)
+        remove_leftover(self.path)
         self.close()
 
 
@@ -128,7 +142,7 @@ def _open_locked(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {why(error)}") from error
     try:
         if not try_lock(descriptor):
             reason = "is being written by another run: wait for it, or choose other --shards"
@@ -137,6 +151,6 @@ def _open_locked(path: Path) -> int:
         else:
             reason = "was finished by another run just now: start again"
     except OSError as error:
-        reason = f"cannot be locked: {error.strerror}"
+        reason = f"cannot be locked: {why(error)}"
     os.close(descriptor)
     raise UserError(f"{path} {reason}")

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -16,6 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
+
+from data_pipeline.console.machine import raise_limit_of_open_files
+from data_pipeline.console.os_errors import is_of_system, why
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -70,6 +74,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(f"give {', '.join(missing)} (see --help)" if missing else error)
 
 
+def expand_home(arguments: list[str]) -> None:
+    """Replaces ``~`` at the beginning of a flag's value, as in --output=~/data: most shells leave it as it is."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("-") and value.startswith("~"):
+            arguments[index] = name + equals + os.path.expanduser(value)
+
+
 def _help_with_all_our_flags(program: str) -> None:
     """Makes --help list the flags of all modules of this project that the command imports, not only its own."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
@@ -81,17 +93,27 @@ def _help_with_all_our_flags(program: str) -> None:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Runs ``main(argv)`` with parsed flags and exits with the code it returns (None: 0).
 
-    ``UserError`` ends in one line and exit code 2, Ctrl-C in one line and 130. Any other exception is a defect and
-    keeps its traceback.
+    ``UserError`` and errors of the operating system end in one line and exit code 2, Ctrl-C in one line and 130. Any
+    other exception is a defect and keeps its traceback.
     """
+    raise_limit_of_open_files()
+    expand_home(sys.argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show must not end the command.
+            stream.reconfigure(errors="backslashreplace")
 
     def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Libraries log much at INFO.
         try:
             return main(argv) or 0
-        except (UserError, PermissionError) as error:
+        except UserError as error:
             fail(error)
+        except OSError as error:
+            if not isinstance(error, PermissionError) and not is_of_system(error):
+                raise
+            fail(f"{error.filename}: {why(error)}" if error.filename else why(error))
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
 
@@ -120,6 +142,11 @@ def run_command(target: str, arguments: Sequence[str]) -> int:
         return subprocess.Popen([sys.executable, *how, *arguments]).wait()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def printable(name: object) -> str:
+    r"""A file's name or path as text that every encoding of Unicode takes: other bytes are written as \udcXX."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def counted(count: int, noun: str) -> str:

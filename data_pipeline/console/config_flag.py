@@ -14,7 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipeline.console.cli import UserError, fail
+from data_pipeline.console.cli import UserError, expand_home, fail
 
 # The configs that come with the code: a link to configs/ in the repository, a package in a wheel.
 OURS = Path(__file__).parents[2] / "synthjax" / "configs"
@@ -26,6 +26,7 @@ def define(*, default: str | None = None) -> None:
     Args:
       default: the config if the command line names none. Without a default, it must name one.
     """
+    expand_home(sys.argv)
     place = _place(sys.argv)
     if place is None and default:
         # Not as the flag's default: ml_collections would read the file at once and end in a traceback.
@@ -53,7 +54,7 @@ def read() -> ml_collections.ConfigDict:
 
 def find(name: str) -> Path:
     """The file that a path names: the caller's own if there is one, else ours of the same path (configs/NAME.py)."""
-    path = Path(name).expanduser()
+    path = Path(name)
     ours = OURS.joinpath(*path.parts[1:])
     return ours if path.parts[:1] == ("configs",) and not path.is_file() and ours.is_file() else path
 

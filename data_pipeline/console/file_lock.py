@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from data_pipeline.console.atomic import make_folder
+from data_pipeline.console.atomic import make_folder, remove_leftover
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 
 LOCK_FILE = ".transfer.lock"
 
@@ -26,12 +27,12 @@ def exclusive(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
     try:
         file = _wait_for_lock(path, say)
     except OSError as error:
-        raise UserError(f"cannot lock {path}: {error.strerror}") from error
+        raise UserError(f"cannot lock {path}: {why(error)}") from error
     with file:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            remove_leftover(path)
 
 
 def try_lock(file: IO[str] | int) -> bool:
@@ -42,6 +43,21 @@ def try_lock(file: IO[str] | int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder has locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except BlockingIOError:
+        return True
+    except OSError:
         return False
     return True
 

@@ -1,8 +1,9 @@
-"""Processors and memory that this process may use, on a machine or in a container or job."""
+"""Processors, memory and open files that this process may use, on a machine or in a container or job."""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,22 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 62
+# Some systems have no hard limit on open files, but do not accept an infinite soft limit.
+ENOUGH_FILES = 1 << 20
 
 
 def usable_cores() -> int:
     """Number of processors that this process may run on, or of the machine if the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def raise_limit_of_open_files() -> None:
+    """Raises the soft limit of open files to the hard one: a data set may have more shards than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # Some systems accept less than they say.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def available_memory() -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.params.counter_rng import uniforms
 from data_pipeline.params.kinds import Categorical, Continuous, Discrete, Label, NoteDuration, Parameter
 
@@ -241,7 +242,7 @@ def _read_capped(path: Path) -> str:
             raise UserError(f"spec {path} is larger than {MAX_SPEC_BYTES >> 20} MiB")
         return content.decode("utf-8")
     except OSError as error:
-        raise UserError(f"cannot read the spec {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the spec {path}: {why(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"spec {path} is not UTF-8 text") from error
 

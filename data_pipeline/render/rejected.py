@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_pipeline.console.append_log import append_json_line, read_json_lines
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.worker_messages import Attempt
 from data_pipeline.render.worker_pool import Rejection
@@ -49,4 +50,4 @@ class RejectedPatches:
         try:
             append_json_line(self._path, entry)
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+            raise UserError(f"cannot write {self._path}: {why(error)}") from error

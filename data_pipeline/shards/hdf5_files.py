@@ -7,8 +7,8 @@ caller allows more.
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,31 +19,48 @@ import hdf5plugin  # noqa: F401  (importing it registers Blosc2 and the other fi
 
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import errno_of, why, why_unreadable
 
 VDS_PREFIX = "HDF5_VDS_PREFIX"
 EXTERNAL_LINK_PREFIX = "HDF5_EXT_PREFIX"
 ORIGIN = "${ORIGIN}"
-# Errors that h5py raises for damaged files.
+# Errors that h5py raises for damaged files, and for errors of the system.
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+LOCK_FAILED = "unable to lock file"
+OPEN_UNLOCKED = "file locking flag values don't match"  # This process has opened the same file without a lock.
+HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)
 
 
 def open_hdf5(path: Path) -> h5py.File:
     """Opens an HDF5 file for reading. Raises UserError with the reason if that fails."""
-    if not path.exists():
-        raise UserError(f"{path}: does not exist")
-    if not path.is_file():
-        raise UserError(f"{path}: is not a file")
     with reporting_damage(path):
+        if not path.exists():
+            raise UserError(f"{path}: does not exist")
+        if not path.is_file():
+            raise UserError(f"{path}: is not a file")
+        return open_without_need_of_lock(path)
+
+
+def open_without_need_of_lock(path: Path) -> h5py.File:
+    """Opens an HDF5 file for reading, also where the file system has no locks. Raises h5py's errors."""
+    try:
         return h5py.File(path, "r")
+    except OSError as error:
+        if not any(symptom in str(error) for symptom in (LOCK_FAILED, OPEN_UNLOCKED)):
+            raise
+        if errno_of(error) in HELD_BY_ANOTHER:
+            raise
+        # The lock would only show that another program is writing the file.
+        return h5py.File(path, "r", locking=False)
 
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Turns errors of h5py for a damaged file into a UserError."""
+    """Turns errors of h5py, for a damaged file or of the system, into a UserError."""
     try:
         yield
     except HDF5_ERRORS as error:
-        raise UserError(f"{path}: {_reason(str(error))}") from error
+        raise UserError(f"{path}: {reason(error)}") from error
 
 
 @contextmanager
@@ -52,15 +69,22 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
 
     Raises UserError if it cannot be written.
     """
-    with atomic_path(path) as temporary:
-        try:
-            with h5py.File(temporary, "w") as file:
-                yield file
-        except (OSError, RuntimeError) as error:
-            # HDF5's message for a full disk has several lines, and is a RuntimeError if closing fails too.
-            if code := re.search(r"errno = ([0-9]+)", str(error)):
-                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-            raise
+    with atomic_path(path) as temporary, written_hdf5(temporary) as file:
+        yield file
+
+
+@contextmanager
+def written_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yields an HDF5 file to write, in place of any at ``path``. Raises OSError if the system cannot write it."""
+    try:
+        # Nobody else knows of the file yet, so no lock is needed: some file systems have none.
+        with h5py.File(path, "w", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        # HDF5's message for a full disk has several lines, and is a RuntimeError if closing fails too.
+        if code := errno_of(error):
+            raise OSError(code, os.strerror(code)) from error
+        raise
 
 
 def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
@@ -75,7 +99,7 @@ def local_dataset(file: h5py.File, name: str) -> h5py.Dataset:
                 raise UserError(f"{file.filename}: {name} is a link to elsewhere, which is not followed")
             node = node[part]
         except HDF5_ERRORS as error:
-            raise UserError(f"{file.filename}: {name} {_reason(str(error))}") from error
+            raise UserError(f"{file.filename}: {name} {reason(error)}") from error
     if not isinstance(node, h5py.Dataset):
         raise UserError(f"{file.filename}: {name} is not a dataset")
     return node
@@ -135,14 +159,15 @@ def _check_permitted(candidate: Path, stored: str, owner: Path) -> None:
         )
 
 
-def _reason(message: str) -> str:
-    """h5py's message in words for the user."""
-    for symptom, reason in (
-        ("truncated file", "is truncated: copied or written only in part"),
-        ("file signature not found", "is not an HDF5 file"),
-        ("unable to lock file", "is being written by another process"),
-        ("Permission denied", "may not be read: permission denied"),
-    ):
-        if symptom in message:
-            return reason
-    return f"is damaged: {message}"
+def reason(error: BaseException, damage: str = "is damaged") -> str:
+    """An error of h5py in words for the user; ``damage`` begins those for a damaged file."""
+    message = str(error)
+    if "truncated file" in message:
+        return "is truncated: copied or written only in part"
+    if "file signature not found" in message:
+        return "is not an HDF5 file"
+    if LOCK_FAILED not in message:
+        return why_unreadable(error, damage)
+    if errno_of(error) in HELD_BY_ANOTHER:
+        return "is being written by another process"
+    return f"cannot be locked: {why(error)}; to read without a lock, set HDF5_USE_FILE_LOCKING=FALSE"

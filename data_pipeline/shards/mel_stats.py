@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data_pipeline.audio.contract import MEL_SHAPE
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why_unreadable
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.shards.reader import MEL_SPEC, ShardReader
 
@@ -81,7 +82,7 @@ def load_stats(path: str | Path) -> MelStats:
         with np.load(path, allow_pickle=False) as arrays:
             return MelStats(_read_array(arrays, "mean", path), _read_array(arrays, "std", path))
     except DAMAGED as error:
-        raise UserError(f"{path} is not a statistics file: {error}") from error
+        raise UserError(f"{path} {why_unreadable(error, 'is not a statistics file')}") from error
 
 
 def _read_array(arrays: Any, name: str, path: Path) -> NDArray[np.float32]:

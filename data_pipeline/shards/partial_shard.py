@@ -19,7 +19,9 @@ import h5py
 import numpy as np
 
 from data_pipeline.console.append_log import RecordLog
+from data_pipeline.console.atomic import remove_leftover
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.shards.hdf5_files import new_hdf5
 from data_pipeline.shards.reader import (
     AUDIO,
@@ -119,7 +121,7 @@ class PartialShard:
         except OSError as error:
             self._appending = False
             raise UserError(
-                f"cannot write {self._log.path}: {error.strerror}; {len(self._places)} of its {len(self.indices)} "
+                f"cannot write {self._log.path}: {why(error)}; {len(self._places)} of its {len(self.indices)} "
                 "rows are safe, and the same command goes on from there"
             ) from error
         self._note_batch(line, offset + len(text))
@@ -131,7 +133,7 @@ class PartialShard:
         content = {**self._identity, "synth_name": self._synth[0], "synth_version": self._synth[1]}
         attributes = ShardAttributes(**{field.name: content[field.name] for field in fields(ShardAttributes)})
         for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            stale.unlink()  # Left by a run that was killed. The lock keeps others out.
+            remove_leftover(stale)  # Left by a run that was killed. The lock keeps others out.
         with new_hdf5(self.path) as file:
             self._write_rows(file)
             seal(file, attributes)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +34,7 @@ from data_pipeline.audio.contract import (
 )
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import MAX_WIDTH
-from data_pipeline.shards.hdf5_files import HDF5_ERRORS, local_dataset, new_hdf5, open_hdf5
+from data_pipeline.shards.hdf5_files import HDF5_ERRORS, local_dataset, new_hdf5, open_hdf5, reason
 from data_pipeline.shards.virtual_sources import Segment, trace
 
 AUDIO = "audio"
@@ -171,7 +173,7 @@ class ShardReader:
             return cast(NDArray[Any], self._dataset(segment)[start + offset : stop + offset])
         except HDF5_ERRORS as error:
             rows = f"row {start + offset}" if stop == start + 1 else f"rows {start + offset} to {stop + offset - 1}"
-            raise UserError(f"{segment.path}: {rows} of {segment.dataset} cannot be read: {error}") from error
+            raise UserError(f"{segment.path}: {rows} of {segment.dataset} {reason(error, 'cannot be read')}") from error
 
     def _dataset(self, segment: Segment) -> h5py.Dataset:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -181,6 +183,9 @@ class ShardReader:
         _, files, datasets = self._opened
         if segment not in datasets:
             if segment.path not in files:
+                if len(files) >= _most_open_files():
+                    files.clear()
+                    datasets.clear()
                 files[segment.path] = open_hdf5(segment.path)
             datasets[segment] = cast(h5py.Dataset, files[segment.path][segment.dataset])
         return datasets[segment]
@@ -261,6 +266,12 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     )
 
 
+def _most_open_files() -> int:
+    """Half of the process's limit of open files: the other half is for all else, and for another reader."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft // 2) if soft != resource.RLIM_INFINITY else sys.maxsize
+
+
 def _block_rows(segment: Segment) -> int:
     row_bytes = int(np.prod(segment.row_shape)) * segment.dtype.itemsize
     rows = max(1, BLOCK_BYTES // row_bytes)
@@ -275,4 +286,4 @@ def read_attributes(path: Path, dataset: str | None = None) -> dict[str, Any]:
             found = (local_dataset(file, dataset) if dataset else file).attrs.items()
             return {name: value.item() if isinstance(value, np.generic) else value for name, value in found}
         except HDF5_ERRORS as error:
-            raise UserError(f"{path}: its attributes cannot be read: {error}") from error
+            raise UserError(f"{path}: its attributes {reason(error, 'cannot be read')}") from error

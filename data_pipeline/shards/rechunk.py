@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.console.atomic import make_folder
+from data_pipeline.console.atomic import make_folder, remove_leftover
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import ParamSpec, bundled_spec_of_width, load_spec
 from data_pipeline.shards.partial_shard import PartialShard, check_finished, remove_log, shard_identity
@@ -89,12 +90,12 @@ def _rechunk_shard(reader: ShardReader, target: Path, spec: ParamSpec | None, ti
     with progress_bar(f"{title}: rows verified", len(reader), parts=len(ROW_SHAPES)) as advance:
         difference = _first_difference(reader, ShardReader(unverified), tuple(ROW_SHAPES), advance)
     if difference:
-        unverified.unlink(missing_ok=True)
+        remove_leftover(unverified)
         raise UserError(f"{unverified} was written, but {difference}; it is removed: check the disk and start again")
     try:
         os.replace(unverified, target)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}") from error
+        raise UserError(f"cannot write {target}: {why(error)}") from error
     remove_log(unverified)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
+from data_pipeline.shards.hdf5_files import written_hdf5
 from data_pipeline.shards.reader import ROW_SHAPES, ShardReader
 from data_pipeline.shards.virtual_sources import missing_sources
 
@@ -128,7 +129,7 @@ def _write_split(path: Path, readers: list[ShardReader]) -> None:
     rows = sum(len(reader) for reader in readers)
     # Resolved: HDF5 applies ".." to the real folder of the file, not to a link to it.
     folder = path.parent.resolve()
-    with h5py.File(path, "w") as file:
+    with written_hdf5(path) as file:
         for name in ROW_SHAPES:
             shape = readers[0].row_shape(name)
             layout = h5py.VirtualLayout((rows, *shape), readers[0].dtype(name))

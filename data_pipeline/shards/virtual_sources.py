@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -24,6 +25,7 @@ from data_pipeline.shards.hdf5_files import (
     VDS_PREFIX,
     local_dataset,
     open_hdf5,
+    reason,
     reporting_damage,
     resolve,
 )
@@ -84,56 +86,85 @@ def trace(
     Returns the segments of each dataset, in row order, and a line for each fault. Without faults the segments cover all
     rows. Raises UserError if the file itself cannot be opened.
     """
-    with ExitStack() as stack:
-        tracer = _Tracer(path, stack.enter_context(open_hdf5(path)), allow_external, stack)
-        return {name: tracer.segments(name) for name in names}, list(tracer.faults)
+    with open_hdf5(path) as file:
+        tracer = _Tracer(path, file, allow_external)
+        for name in names:
+            tracer.add(name)
+        tracer.visit_sources()
+        return tracer.segments, list(tracer.faults)
 
 
 class _Tracer:
-    """Follows the datasets of one file. Opens each source once."""
+    """Follows datasets of one file to their sources.
 
-    def __init__(self, path: Path, file: h5py.File, allow_external: bool, stack: ExitStack) -> None:
+    ``add`` notes what is wanted of which source. ``visit_sources`` then opens each source once, and closes it before
+    the next one: a data set may have more shards than a process may have open files.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, allow_external: bool) -> None:
         self._path = path
         self._file = file
         self._allow_external = allow_external
-        self._stack = stack
-        self._sources: dict[tuple[str, str], h5py.File | UserError] = {}
+        self._wanted: dict[tuple[str, str], list[tuple[str, Callable[[h5py.File], Segment]]]] = {}
+        # The segments of each dataset that could be traced. For others a fault is noted.
+        self.segments: dict[str, list[Segment]] = {}
         # A dict: all mappings of a missing file cause the same line.
         self.faults: dict[str, None] = {}
         self._check_complete(file)
 
-    def segments(self, name: str) -> list[Segment]:
-        """The segments of one dataset that could be traced. For others a fault is noted."""
+    def add(self, name: str) -> None:
+        """Traces a dataset up to its sources, which are not opened."""
+        self.segments[name] = []
+        with self._noting_faults(), reporting_damage(self._path):
+            link = self._file.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                whole = partial(self._whole, name=os.fsdecode(link.path))
+                self._want(link.filename, EXTERNAL_LINK_PREFIX, name, whole)
+                return
+            dataset = local_dataset(self._file, name)
+            if dataset.is_virtual:
+                self._add_mapped(name, dataset)
+            else:
+                self.segments[name].append(self._whole(self._file, name))
+
+    def visit_sources(self) -> None:
+        """Traces all datasets in their sources."""
+        for (stored, prefix_variable), wanted in self._wanted.items():
+            with self._noting_faults():
+                path = resolve(stored, self._path, prefix_variable, allow_external=self._allow_external)
+                with open_hdf5(path) as file:
+                    self._check_complete(file)
+                    for name, segment_in in wanted:
+                        with self._noting_faults():
+                            self.segments[name].append(segment_in(file))
+        for segments in self.segments.values():
+            segments.sort(key=lambda segment: segment.first_row)
+
+    @contextmanager
+    def _noting_faults(self) -> Iterator[None]:
         try:
-            with reporting_damage(self._path):
-                link = self._file.get(name, getlink=True)
-                if isinstance(link, h5py.ExternalLink):
-                    return [self._whole(self._open(link.filename, EXTERNAL_LINK_PREFIX), os.fsdecode(link.path))]
-                dataset = local_dataset(self._file, name)
-                if not dataset.is_virtual:
-                    return [self._whole(self._file, name)]
-                return self._mapped(name, dataset)
+            yield
         except UserError as error:
             self.faults[str(error)] = None
-            return []
 
-    def _mapped(self, name: str, dataset: h5py.Dataset) -> list[Segment]:
-        segments = []
+    def _want(self, stored: str, prefix_variable: str, name: str, segment_in: Callable[[h5py.File], Segment]) -> None:
+        self._wanted.setdefault((stored, prefix_variable), []).append((name, segment_in))
+
+    def _add_mapped(self, name: str, dataset: h5py.Dataset) -> None:
+        sources = _mappings(dataset, name)
         next_row = 0
-        for source in _mappings(dataset, name):
+        for source in sources:
             if source.first_row != next_row:
                 raise UserError(f"{self._path}: {name} maps row {min(next_row, source.first_row)} to no or two sources")
             next_row += source.rows
-            try:
-                segments.append(self._source(source, dataset.shape[1:]))
-            except UserError as error:
-                self.faults[str(error)] = None
         if next_row != dataset.shape[0]:
             raise UserError(f"{self._path}: {name} has {dataset.shape[0]} rows and maps {next_row}")
-        return segments
+        for source in sources:
+            in_source = partial(self._source, source=source, row_shape=dataset.shape[1:])
+            self._want(source.file, VDS_PREFIX, name, in_source)
 
-    def _source(self, source: VirtualSource, row_shape: tuple[int, ...]) -> Segment:
-        dataset = self._plain(self._open(source.file, VDS_PREFIX), source.source_dataset)
+    def _source(self, file: h5py.File, source: VirtualSource, row_shape: tuple[int, ...]) -> Segment:
+        dataset = self._plain(file, source.source_dataset)
         rows = source.source_first_row + source.rows
         if dataset.shape[:1] < (rows,) or dataset.shape[1:] != row_shape:
             raise UserError(
@@ -161,21 +192,6 @@ class _Tracer:
             )
         return dataset
 
-    def _open(self, stored: str, prefix_variable: str) -> h5py.File:
-        key = (stored, prefix_variable)
-        if key not in self._sources:
-            try:
-                path = resolve(stored, self._path, prefix_variable, allow_external=self._allow_external)
-                file = self._stack.enter_context(open_hdf5(path))
-                self._check_complete(file)
-                self._sources[key] = file
-            except UserError as error:
-                self._sources[key] = error
-        source = self._sources[key]
-        if isinstance(source, UserError):
-            raise source
-        return source
-
     def _check_complete(self, file: h5py.File) -> None:
         """Notes a fault for an incomplete shard: its missing rows would be read as zeros."""
         with reporting_damage(Path(file.filename)):
@@ -201,21 +217,34 @@ def _segment(dataset: h5py.Dataset, first_row: int, rows: int, source_first_row:
 
 def _mappings(dataset: h5py.Dataset, name: str) -> list[VirtualSource]:
     try:
+        stored = dataset.id.get_create_plist()
         mappings = [
             VirtualSource(
                 name,
-                *_row_range(mapping.vspace, dataset.shape),
+                *_row_range(stored.get_virtual_vspace(index), dataset.shape),
                 # HDF5 takes names for printf formats: a percent sign is stored doubled.
-                file=mapping.file_name.replace("%%", "%"),
-                source_dataset=mapping.dset_name.replace("%%", "%"),
-                # A selection of all rows starts at row 0.
-                source_first_row=0 if _selects_all(mapping.src_space) else _row_range(mapping.src_space, None)[0],
+                file=_file_name(stored, index).replace("%%", "%"),
+                source_dataset=stored.get_virtual_dsetname(index).replace("%%", "%"),
+                source_first_row=_first_row(stored.get_virtual_srcspace(index)),
             )
-            for mapping in dataset.virtual_sources()
+            for index in range(stored.get_virtual_count())
         ]
     except HDF5_ERRORS as error:
-        raise UserError(f"{dataset.file.filename}: {name} does not map whole rows to whole rows: {error}") from error
+        damage = f"{name} does not map whole rows to whole rows"
+        raise UserError(f"{dataset.file.filename}: {reason(error, damage)}") from error
     return sorted(mappings, key=lambda source: source.first_row)
+
+
+def _file_name(stored: h5py.h5p.PropDCID, index: int) -> str:
+    """The name of a mapping's file, as this system's functions take it. h5py decodes it as UTF-8, come what may."""
+    try:
+        return os.fsdecode(stored.get_virtual_filename(index).encode())
+    except UnicodeDecodeError as error:  # It holds the bytes that HDF5 has.
+        return os.fsdecode(error.object)
+
+
+def _first_row(space: h5py.h5s.SpaceID) -> int:
+    return 0 if _selects_all(space) else _row_range(space, None)[0]
 
 
 def _selects_all(space: h5py.h5s.SpaceID) -> bool:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.synths.dexed import preset_files as dexed
 from data_pipeline.synths.shown_patch import ShownPatch
 from data_pipeline.synths.surge import preset_files as surge
@@ -69,7 +70,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {why(error)}") from error
     if len(content) > MAX_FILE_BYTES:
         raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
     return content

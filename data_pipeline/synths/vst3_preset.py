@@ -19,6 +19,7 @@ import struct
 from pathlib import Path
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 
 # Sampled wavetables make presets large, but no honest preset comes near this.
 MAX_PRESET_BYTES = 64 << 20
@@ -69,7 +70,7 @@ def read_preset_file(path: Path) -> bytes:
         with path.open("rb") as file:
             preset = file.read(MAX_PRESET_BYTES + 1)
     except OSError as error:
-        raise UserError(f"cannot read the preset {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read the preset {path}: {why(error)}") from error
     if len(preset) > MAX_PRESET_BYTES:
         raise UserError(f"preset {path} is larger than {MAX_PRESET_BYTES >> 20} MiB")
     return preset

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SAMPLES, SECONDS
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.sound_files import load_sound
-from data_pipeline.console.cli import UserError
+from data_pipeline.console.cli import UserError, printable
 from data_pipeline.console.progress import progress_bar
 from synthjax.inference.sound_paths import find_sounds
 from synthjax.methods.examples import EVAL_NOISE, HostBatch, draw_noise
@@ -26,7 +26,7 @@ GAIN = 0.5
 
 @dataclass(frozen=True)
 class ForeignSounds:
-    """The readable sounds of a folder, and an error message for each of the others."""
+    """The readable sounds of a folder, and a message for everything else that may be or hold a sound."""
 
     folder: Path
     paths: tuple[Path, ...]
@@ -37,8 +37,9 @@ class ForeignSounds:
         """The sounds of a folder. Raises UserError if the folder is missing or has no sound that can be read."""
         if not folder.is_dir():
             raise UserError(f"--dataset={folder} is no folder")
-        paths, faults = [], []
-        found = find_sounds([folder])
+        paths: list[Path] = []
+        faults: list[str] = []
+        found = find_sounds([folder], faults.append)
         with progress_bar("reading sounds", len(found)) as advance:
             for path in found:
                 try:
@@ -48,21 +49,21 @@ class ForeignSounds:
                     faults.append(str(error))
                 advance(1)
         if not paths:
-            raise UserError(f"{folder}: none of its {len(found)} sounds can be read ({faults[0]})")
+            raise UserError(f"{folder}: none of its {len(found)} sounds can be read ({faults[-1]})")
         return cls(folder, tuple(paths), tuple(faults))
 
     @property
     def digest(self) -> str:
         """The SHA-256 of all names and files, as hexadecimal digits."""
         found = hashlib.sha256()
-        for name, path in zip(self.names, self.paths, strict=True):
-            found.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        for path in self.paths:
+            found.update(bytes(path.relative_to(self.folder)) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
     @property
     def names(self) -> list[str]:
         """The paths, relative to the folder."""
-        return [str(path.relative_to(self.folder)) for path in self.paths]
+        return [printable(path.relative_to(self.folder)) for path in self.paths]
 
     def load(self, index: int) -> NDArray[np.float32]:
         """Audio (2, 176400): 50 ms of silence, then the sound's beginning at half its level, mono on both channels."""
@@ -85,7 +86,9 @@ class ForeignSounds:
             return model.sample(batches, count, advance)
 
     def report_faults(self) -> int:
-        """Prints which sounds could not be read; returns the command's exit code."""
+        """Prints how much of the folder is left out, and why; returns the command's exit code."""
+        if self.faults:
+            print(f"{len(self.faults)} left out of {self.folder}, {len(self.paths)} measured", file=sys.stderr)
         for fault in self.faults:
             print(f"left out: {fault}", file=sys.stderr)
         return 1 if self.faults else 0

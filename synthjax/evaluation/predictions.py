@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import is_of_system
 from data_pipeline.params.spec import ParamSpec
-from data_pipeline.shards.hdf5_files import HDF5_ERRORS
+from data_pipeline.shards.hdf5_files import HDF5_ERRORS, new_hdf5, open_without_need_of_lock, reason
 from data_pipeline.synths.decoding import decode_numbers, value_names
 
 PREDICTIONS_FILE = "predictions.h5"
@@ -29,7 +28,7 @@ def write_predictions(folder: Path, about: Mapping[str, Any], predicted: Rows, s
     (N,). The attribute ``about`` says what was sampled, and how.
     """
     decoded = [decode_numbers(spec, row) for row in predicted]
-    with atomic_path(folder / PREDICTIONS_FILE) as temporary, h5py.File(temporary, "w") as file:
+    with new_hdf5(folder / PREDICTIONS_FILE) as file:
         file["rows"] = predicted.astype(np.float32)
         file["values"] = np.asarray(decoded, np.float64)
         file["value_names"] = value_names(spec)
@@ -41,13 +40,16 @@ def write_predictions(folder: Path, about: Mapping[str, Any], predicted: Rows, s
 def read_predictions(folder: Path, about: Mapping[str, Any], spec: ParamSpec) -> Rows | None:
     """The rows that an earlier run of the same evaluation wrote to ``folder``; None where there are none.
 
-    Raises UserError where the folder holds another evaluation.
+    Raises UserError where the folder holds another evaluation, or where the system cannot read the file.
     """
+    path = folder / PREDICTIONS_FILE
     try:
-        with h5py.File(folder / PREDICTIONS_FILE) as file:
+        with open_without_need_of_lock(path) as file:
             same = file.attrs["spec_hash"] == spec.content_hash and json.loads(file.attrs["about"]) == about
             rows = file["rows"][:]
-    except (KeyError, ValueError, *HDF5_ERRORS):
+    except HDF5_ERRORS as error:  # Missing or damaged, unless the system fails: then the rows may be there.
+        if is_of_system(error):
+            raise UserError(f"{path}: {reason(error)}") from error
         return None
     if not same:
         raise UserError(f"{folder} holds another evaluation: give another --output, or remove it")

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.console.atomic import atomic_path
+from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import is_of_system, why
 from synthjax.metrics.parameters import PerRow, Summary, summarise
 
 METRICS_FILE = "metrics.json"
@@ -85,7 +87,10 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def read_table(path: Path) -> Table | None:
-    """The table of a metrics.json, also of one from before tables had kinds; None where there is none to read."""
+    """The table of a metrics.json, also of one from before tables had kinds; None where there is none to read.
+
+    Raises UserError if the system cannot read the file.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if "metrics" not in content:
@@ -95,7 +100,11 @@ def read_table(path: Path) -> Table | None:
             for kind, of_kind in content["metrics"].items()
         }
         return Table(content["about"], content["count"], metrics, content["details"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        if is_of_system(error):
+            raise UserError(f"{path} cannot be read: {why(error)}") from error
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -15,6 +15,7 @@ import soundfile
 
 from data_pipeline.audio.contract import SAMPLE_RATE
 from data_pipeline.console.atomic import atomic_path
+from data_pipeline.console.cli import printable
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.decoding import decode_row
@@ -43,8 +44,9 @@ class PredictionFiles:
         Raises UserError where the folder cannot be written.
         """
         content = {**about, **self._content(prediction)}
-        self._put(name, ".json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        for ending, preset in self._presets(name, prediction).items():
+        text = printable(json.dumps(content, indent=2, ensure_ascii=False))  # Its escapes are those of JSON.
+        self._put(name, ".json", f"{text}\n".encode())
+        for ending, preset in self._presets(printable(name), prediction).items():
             self._put(name, ending, preset)
         self._put(name, ".wav", _wav(prediction.best.audio))
 

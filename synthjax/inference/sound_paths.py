@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import soundfile
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 
 # The formats that libsndfile knows by their headers; "raw" has none.
 EXTENSIONS = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | {".aif", ".oga", ".opus"}
@@ -17,25 +19,58 @@ EXTENSIONS = {f".{name.lower()}" for name in soundfile.available_formats() if na
 MAX_NAME_BYTES = 200
 
 
-def find_sounds(paths: Iterable[str | Path]) -> list[Path]:
+def _say(line: str) -> None:
+    print(f"left out: {line}", file=sys.stderr, flush=True)
+
+
+def find_sounds(paths: Iterable[str | Path], leave_out: Callable[[str], object] = _say) -> list[Path]:
     """The given files, and every sound file under the given folders in the order of their paths; each once.
 
-    Hidden files are left out. Raises UserError for a folder without sounds.
+    ``leave_out`` is called with a line for everything in the folders that may be or hold a sound and cannot be taken: a
+    link to a folder, a broken link, an unreadable folder. Hidden files do not count. Raises UserError for a folder
+    without sounds.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_sound(file.relative_to(path)) and file.is_file())
+            inside, left_out = _walk(path)
             if not inside:
-                raise UserError(f"{path}: no sound file in this folder")
+                raise UserError(f"{path}: no sound file in this folder{_named(left_out)}")
             found |= dict.fromkeys(inside)
+            for line in left_out:
+                leave_out(line)
         else:
             found[path] = None
     return list(found)
 
 
-def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+def _walk(folder: Path) -> tuple[list[Path], list[str]]:
+    """The sounds under a folder and a line for everything that is left out, both sorted."""
+    sounds: list[Path] = []
+    left_out: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        left_out.append(f"{error.filename}: this folder cannot be read: {why(error)}")
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink():
+                left_out.append(f"{path}: links to folders are not followed: put the folder itself there")
+        for path in (Path(parent, name) for name in names if not name.startswith(".")):
+            is_sound = path.suffix.lower() in EXTENSIONS
+            if is_sound and os.path.isfile(path):
+                sounds.append(path)
+            elif path.is_symlink() and not os.path.exists(path):  # It may have led to a folder of sounds.
+                left_out.append(f"{path}: this link leads to nothing that can be read")
+            elif is_sound:
+                left_out.append(f"{path}: is no file that can be read")
+    return sorted(sounds), sorted(left_out)
+
+
+def _named(left_out: Sequence[str]) -> str:
+    more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f" (left out: {left_out[0]}{more})" if left_out else ""
 
 
 def result_names(sounds: Sequence[Path]) -> list[str]:

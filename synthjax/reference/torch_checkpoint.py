@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why_unreadable
 
 # Forty times the pickle of the largest model here with its optimizer. An opcode of one byte may take 100 in memory.
 MAX_PICKLE_BYTES = 4 << 20
@@ -90,7 +91,8 @@ def read_checkpoint(path: str | Path) -> TorchCheckpoint:
         with zipfile.ZipFile(path) as archive:
             return _read(_Archive(archive, path.stat().st_size))
     except (OSError, ValueError, *ZIP_ERRORS) as error:
-        raise UserError(f"{path} is no checkpoint of PyTorch Lightning that can be read: {error}") from error
+        damage = "is no checkpoint of PyTorch Lightning that can be read"
+        raise UserError(f"{path} {why_unreadable(error, damage)}") from error
 
 
 def _read(archive: _Archive) -> TorchCheckpoint:

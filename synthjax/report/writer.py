@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -21,6 +21,7 @@ from urllib.parse import quote
 from data_pipeline.audio.spectrogram import DYNAMIC_RANGE_DB
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from synthjax.report import media
 from synthjax.report.content import (
     Clip,
@@ -77,7 +78,8 @@ class ReportWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._embedded.close()
+        with suppress(OSError):  # A full disk: ``finish`` or ``add`` has raised the same error already.
+            self._embedded.close()
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def add(self, entry: SoundEntry) -> None:
@@ -159,4 +161,4 @@ class ReportWriter:
         try:
             yield
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {self.path}: {why(error)}") from error

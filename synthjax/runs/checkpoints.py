@@ -19,7 +19,10 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.console import cli
-from data_pipeline.console.cli import UserError
+from data_pipeline.console.atomic import can_flush_folder
+from data_pipeline.console.cli import UserError, printable
+from data_pipeline.console.file_lock import has_locks
+from data_pipeline.console.os_errors import is_of_system, why
 
 # Pytrees of arrays by name. Abstract ones hold a ShapeDtypeStruct with a placement instead of each array.
 Trees = dict[str, Any]
@@ -55,21 +58,29 @@ class Checkpoints:
     Use it as a context manager. Call ``wait`` before leaving it: it raises if the last write failed.
 
     Raises:
-      UserError: with ``read_only``, if the folder does not exist; or if the checkpoints cannot be read.
+      UserError: with ``read_only``, if the folder does not exist; if its name is not UTF-8; or if the checkpoints
+        cannot be read.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 1, read_only: bool = False) -> None:
         self._remote = "://" in str(directory)
         self._directory = epath.Path(directory) if self._remote else epath.Path(directory).absolute()
+        if printable(self._directory) != str(self._directory):
+            raise UserError(
+                f"{self._directory.parent}: its name is not UTF-8, which checkpoints need: choose another "
+                "--workdir, or in an ASCII locale set PYTHONUTF8=1"
+            )
         if read_only and not self._directory.is_dir():
             raise UserError(f"no checkpoints under {self._directory.parent}: train first, or check --workdir")
+        if not (read_only or self._remote):
+            _suit_file_system(_existing(Path(self._directory)))
         self._keep = keep
         self._writing: int | None = None  # The step whose write is under way.
         self._failed: set[int | None] = set()
         try:
             self._open(cleanup=not read_only)
         except Exception as error:  # Orbax raises many kinds of errors for damaged metadata.
-            raise UserError(f"the checkpoints in {self._directory} cannot be read: {error}") from error
+            raise UserError(f"the checkpoints in {self._directory} cannot be read: {_reason(error)}") from error
 
     def _open(self, *, cleanup: bool = False) -> None:
         policies = ocp.training.preservation_policies
@@ -186,7 +197,7 @@ class Checkpoints:
             cli.exit_without_threads()
             self._open()
             self._failed.add(step)
-            raise CheckpointError(f"checkpoint {step} could not be written: {error}") from error
+            raise CheckpointError(f"checkpoint {step} could not be written: {_reason(error)}") from error
 
     def restore(self, step: int, abstract: Trees) -> Trees:
         """The trees of ``step`` that ``abstract`` names, with its placements. Any mesh may have written them.
@@ -197,4 +208,32 @@ class Checkpoints:
         try:
             return self._checkpointer.load_checkpointables(step, abstract)
         except Exception as error:
-            raise UserError(f"checkpoint {step} in {self._directory} cannot be read: {error}") from error
+            raise UserError(f"checkpoint {step} in {self._directory} cannot be read: {_reason(error)}") from error
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(one for one in (folder, *folder.parents) if one.exists())
+
+
+def _suit_file_system(folder: Path) -> None:
+    """Makes TensorStore, which writes the files for Orbax, do without what the file system cannot do.
+
+    It fails where it cannot flush a folder, or lock a file. Orbax has no settings for this. A version of it with other
+    names here would fail as before.
+    """
+    settings: dict[str, Any] = {}
+    if not can_flush_folder(folder):
+        settings["file_io_sync"] = False
+    if not has_locks(folder):
+        settings["file_io_locking"] = {"mode": "lockfile"}
+    with suppress(ImportError, AttributeError):
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+            context.update(settings)
+
+
+def _reason(error: Exception) -> object:
+    """The system's words and what to do, else the error itself, which may name another file."""
+    return why(error) if is_of_system(error) else error

@@ -39,7 +39,7 @@ def training(path: str) -> Generator[Workdir, None, None]:
     if _checkpoints(path) is None and jax.process_count() > 1:
         raise UserError("several processes cannot train in one s3:// folder: use gs:// or a shared folder")
     if not distributed.is_main():  # It writes its part of the checkpoints and nothing else.
-        with TemporaryDirectory() as elsewhere:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:
             yield Workdir(elsewhere, _checkpoints(path))
         return
     location = open_cloud(path)
@@ -64,7 +64,7 @@ def reading(path: str | Path) -> Generator[Workdir, None, None]:
     if not is_url(str(path)):
         yield Workdir(path)
         return
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if not Mirror(Path(folder), str(path), _warn).restore():
             raise UserError(f"no run at {path}: give the --workdir of a training run")
         yield Workdir(folder, _checkpoints(str(path)))

@@ -28,6 +28,7 @@ from data_pipeline.console.append_log import append_json_line, read_json_lines
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.file_lock import try_lock
+from data_pipeline.console.os_errors import why
 from data_pipeline.params.spec import ParamSpec, load_spec, spec_text
 from data_pipeline.shards.mel_stats import STATS_FILE, MelStats, load_stats
 
@@ -137,7 +138,7 @@ class Workdir:
         try:
             file = self.starts_log.open("a", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"cannot write {self.starts_log}: {error.strerror}") from error
+            raise UserError(f"cannot write {self.starts_log}: {why(error)}") from error
         with file:
             if not _locked(file):
                 say(f"another run writes to {self.path}: waiting for it to end")
@@ -194,7 +195,7 @@ def _read_json(path: Path) -> Any:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {why(error)}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a JSON object")
     return data

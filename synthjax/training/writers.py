@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from data_pipeline.console.append_log import append_json_line, read_json_lines
-from data_pipeline.console.atomic import atomic_path
+from data_pipeline.console.atomic import atomic_path, flushing
 from data_pipeline.console.cli import UserError
 from synthjax.runs.workdir import Workdir
 
@@ -108,10 +108,12 @@ class TensorBoard(Writer):
         self._write(step, self._summary.audio(name, _within_full_scale(samples).T, sample_rate))
 
     def flush(self) -> None:
-        self._events.flush()
+        with flushing():
+            self._events.flush()
 
     def close(self) -> None:
-        self._events.close()
+        with flushing():
+            self._events.close()
 
 
 class WeightsAndBiases(Writer):

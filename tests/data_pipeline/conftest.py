@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,25 @@ def data_set(shards: Path) -> Path:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     """On which the workers of every pool are actors."""
     return Stage(monkeypatch)
+
+
+@pytest.fixture
+def at_the_limit_of_open_files(tmp_path: Path) -> Iterator[None]:
+    """No further file can be opened; ``a.wav`` and ``a.h5`` are there."""
+    for name in ("a.wav", "a.h5"):
+        (tmp_path / name).write_bytes(b"nothing")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        while True:
+            try:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                break
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

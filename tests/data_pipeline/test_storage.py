@@ -179,6 +179,16 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
         transfer(tmp_path / "set", tmp_path / "copy")
 
 
+def test_names_of_any_bytes_go_to_folders_and_not_to_buckets(cloud: Cloud, tmp_path: Path) -> None:
+    files = Path(os.fsdecode(os.fsencode(tmp_path) + b"/fl\xf6te"))
+    files.mkdir()
+    Path(os.fsdecode(os.fsencode(files) + b"/\xff")).write_bytes(b"x")
+    transfer(files, tmp_path / "copy")
+    assert contents(tmp_path / "copy") == contents(files)
+    with pytest.raises(UserError, match="its name is not UTF-8, which buckets need: rename it"):
+        transfer(files, cloud.url())
+
+
 def test_a_full_disk_is_refused_before_anything_is_written(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -349,6 +349,25 @@ def test_what_is_no_sound_is_reported_and_the_others_are_predicted(trained: Path
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_what_is_left_out_of_a_folder_is_counted_and_named(trained: Path, tmp_path: Path) -> None:
+    """The only sound has a name that is no UTF-8."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_noise(tmp_path / "s.wav")
+    (tmp_path / "s.wav").rename(os.fsdecode(os.fsencode(folder) + b"/fl\xf6te.wav"))
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "gone.wav").symlink_to("/gone.wav")
+    result = predict(trained, folder, f"--output={tmp_path / 'out'}")
+    assert result.returncode == 1
+    assert "1 of 1 sounds predicted; 2 left out:" in result.stderr
+    assert "in/link: links to folders" in result.stderr
+    assert "in/gone.wav: this link" in result.stderr
+    written = tmp_path / "out" / os.fsdecode(b"fl\xf6te.json")
+    sound = json.loads(written.read_text(encoding="utf-8"))["sound"]
+    assert os.fsencode(sound) == os.fsencode(folder) + b"/fl\xf6te.wav"
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
 def test_predict_says_where_it_cannot_write(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.wav")
     (tmp_path / "out").write_text("in the way", encoding="utf-8")

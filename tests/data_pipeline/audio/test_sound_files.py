@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import resource
 from pathlib import Path
@@ -88,7 +90,7 @@ def test_a_single_sample_is_a_sound(tmp_path: Path) -> None:
 def test_a_long_sound_is_cut(tmp_path: Path) -> None:
     samples = tone(6.5)
     sound = load_sound(save(tmp_path / "sound.wav", samples))
-    assert sound.notes == ("used the first 4 s of 6.50 s",)
+    assert sound.notes == ("used the first 4 s; its header says 6.50 s",)
     np.testing.assert_array_equal(sound.audio, samples[:FULL].T)
 
 
@@ -115,7 +117,7 @@ def test_of_an_hour_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sound = load_sound(path)
-    assert "used the first 4 s of 3600.00 s" in sound.notes
+    assert "used the first 4 s; its header says 3600.00 s" in sound.notes
     assert 0 < read <= 5 * 48000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
@@ -145,15 +147,107 @@ def test_what_is_no_sound_file_is_refused(tmp_path: Path, what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".flac", ".wav"])
-def test_a_cut_off_file_is_an_error_or_a_shorter_sound(tmp_path: Path, suffix: str) -> None:
-    path = save(tmp_path / f"sound{suffix}", tone(4.0))
-    os.truncate(path, path.stat().st_size // 2)
-    if suffix == ".wav":
-        assert "padded 2.00 s with silence to 4 s" in load_sound(path).notes
-    else:
-        with pytest.raises(UserError, match="damaged"):
-            load_sound(path)
+# Lengths in headers are promises: what counts is what can be read.
+
+
+def in_memory(suffix: str, seconds: float, **options: str) -> bytearray:
+    file = io.BytesIO()
+    soundfile.write(file, tone(seconds), RATE, format=suffix[1:], **options)
+    return bytearray(file.getvalue())
+
+
+def last_sound(audio: NDArray[np.float32]) -> float:
+    """The time in seconds of the last sample that is not silent."""
+    return float(np.flatnonzero(np.abs(audio[0]) > 1e-3)[-1] / RATE)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".mp3", ".wav", ".aiff"])
+def test_a_file_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"sound{suffix}"
+    content = in_memory(suffix, 8.0)
+    path.write_bytes(content[: len(content) * 3 // 10])
+    sound = load_sound(path)
+    note = next(note for note in sound.notes if "padded" in note)
+    padded_from = float(note.split()[1])
+    assert 2.0 < padded_from < 2.5
+    assert last_sound(sound.audio) == pytest.approx(padded_from, abs=0.02)
+    if suffix in (".flac", ".mp3"):  # The others' length is that of the file.
+        assert f"its header says 8.00 s; {padded_from:.2f} s could be read" in sound.notes
+
+
+def test_damage_in_the_middle_ends_the_sound_there(tmp_path: Path) -> None:
+    content = in_memory(".flac", 8.0)
+    middle = len(content) * 3 // 10
+    content[middle : middle + 3000] = bytes(3000)
+    (tmp_path / "sound.flac").write_bytes(content)
+    sound = load_sound(tmp_path / "sound.flac")
+    assert [note for note in sound.notes if "its header says 8.00 s; 2." in note]
+    np.testing.assert_allclose(sound.audio[:, : 2 * RATE], tone(2.0).T, atol=1e-4)
+
+
+@pytest.mark.parametrize(("seconds", "read"), [(3.0, "3.00 s could be read"), (8.0, "used the first 4 s")])
+def test_a_flac_whose_header_gives_no_length_is_read_to_its_end(tmp_path: Path, seconds: float, read: str) -> None:
+    """As an encoder that writes to a pipe leaves it: the last 36 bits before the checksum count the samples."""
+    content = in_memory(".flac", seconds)
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "sound.flac").write_bytes(content)
+    sound = load_sound(tmp_path / "sound.flac")
+    assert [note for note in sound.notes if "gives no length" in note and read in note]
+    assert last_sound(sound.audio) == pytest.approx(min(seconds, 4.0), abs=0.02)
+
+
+@pytest.mark.parametrize("data_size", [0, 0xFFFFFFFF])
+@pytest.mark.parametrize("riff_size", [None, 0, 0xFFFFFFFF])
+@pytest.mark.parametrize("format_name", ["WAV", "WAVEX"])
+def test_a_wav_whose_length_was_never_written_is_read_to_its_end(
+    tmp_path: Path, data_size: int, riff_size: int | None, format_name: str
+) -> None:
+    content = in_memory("." + format_name, 3.0, subtype="PCM_16")
+    data = content.index(b"data")
+    content[data + 4 : data + 8] = data_size.to_bytes(4, "little")
+    if riff_size is not None:
+        content[4:8] = riff_size.to_bytes(4, "little")
+    (tmp_path / "sound.wav").write_bytes(content)
+    sound = load_sound(tmp_path / "sound.wav")
+    assert "padded 3.00 s with silence to 4 s" in sound.notes
+    assert ("its header says 0.00 s; 3.00 s could be read" in sound.notes) == (data_size == 0)
+    np.testing.assert_allclose(sound.audio[:, : 3 * RATE], tone(3.0).T, atol=1e-4)
+
+
+def test_a_file_of_which_nothing_can_be_read_is_damaged(tmp_path: Path) -> None:
+    content = in_memory(".flac", 4.0)
+    (tmp_path / "sound.flac").write_bytes(content[:100])
+    with pytest.raises(UserError, match=r"sound\.flac: is damaged"):
+        load_sound(tmp_path / "sound.flac")
+
+
+# Errors of the system are not damage.
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, at_the_limit_of_open_files: None) -> None:
+    with pytest.raises(UserError, match=r"a\.wav: cannot be read: Too many open files: .*ulimit -n"):
+        load_sound(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_disk_that_fails_is_no_end_of_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """libsndfile reports a failing read as damage, or as the end. The bytes read once more tell."""
+    path = save(tmp_path / "sound.flac", tone(4.0))
+    os.truncate(path, path.stat().st_size // 2 if after else 30)
+
+    def failing(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(UserError, match=r"sound\.flac: cannot be read: Input/output error: .*mount"):
+        load_sound(path)
+
+
+def test_names_that_are_no_utf_8_are_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/fl\xf6te.wav"))
+    save(tmp_path / "flute.wav", tone(4.0)).rename(path)
+    assert load_sound(path).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,39 @@ def test_log_removed_between_opening_and_locking(
     assert path.exists() == recreated
 
 
+def test_a_log_that_the_disk_does_not_return_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = filled(tmp_path / "log", FIRST)
+
+    def failing(*arguments: object, **options: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(UserError, match=r"log cannot be read: Input/output error: .*mount"):
+        recovered(path)
+    monkeypatch.setattr(Path, "read_text", failing)
+    with pytest.raises(UserError, match=r"log cannot be read: Input/output error: .*mount"):
+        read_json_lines(path)
+
+
+def test_the_error_before_a_failing_clean_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RecordLog(tmp_path / "log")
+
+    def failing(code: int) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", failing(errno.ENOSPC))
+        patched.setattr(os, "ftruncate", failing(errno.EIO))
+        with pytest.raises(OSError, match="No space left"):
+            log.append(FIRST)
+    log.append(SECOND)
+    log.close()
+    assert recovered(tmp_path / "log") == [SECOND]
+
+
 def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

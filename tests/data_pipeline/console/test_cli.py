@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,90 @@ def test_a_config_that_ends_the_program_is_a_failure(tmp_path: Path, end: str) -
     )
     assert result.returncode == 2
     assert result.stderr.startswith("error: a config file ended the program")
+
+
+LIMIT = """
+import resource
+from data_pipeline.console import cli
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 500))
+cli.run(lambda argv: print(resource.getrlimit(resource.RLIMIT_NOFILE)))
+"""
+
+
+def run_script(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", script, *arguments]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, timeout=300, cwd=REPOSITORY, env=variables)
+
+
+def test_every_command_may_open_as_many_files_as_the_system_allows() -> None:
+    result = run_script(LIMIT)
+    assert (result.returncode, result.stdout) == (0, b"(500, 500)\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("OSError(24, 'x', '/a/b')", "error: /a/b: Too many open files: raise the limit of open files (ulimit -n)\n"),
+        ("OSError(116, 'x', '/a/b')", "error: /a/b: Stale file handle: look at the disk or its network mount"),
+        ("OSError(28, 'x')", "error: No space left on device: make room, or write to another disk\n"),
+        ("PermissionError(13, 'x', '/a/b')", "error: /a/b: Permission denied\n"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(error: str, line: str) -> None:
+    script = f"from data_pipeline.console import cli\ndef main(argv):\n    raise {error}\ncli.run(main)"
+    result = run_script(script)
+    assert result.returncode == 2
+    assert result.stderr.decode().startswith(line)
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_a_file_that_a_defect_does_not_find_keeps_its_traceback() -> None:
+    result = run_script("from data_pipeline.console import cli\ncli.run(lambda argv: open('/nowhere'))")
+    assert result.returncode == 1
+    assert b"Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "utf-8:strict"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {},
+    ],
+)
+@pytest.mark.parametrize("name", ["'Fl\\xf6te'", "os.fsdecode(b'Fl\\xf6te')"])
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(name: str, environment: dict[str, str]) -> None:
+    main = f"lambda argv: print('made', {name}) or print('seen', {name}, file=sys.stderr)"
+    script = f"import os, sys\nfrom data_pipeline.console import cli\ncli.run({main})"
+    result = run_script(script, **environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(b"made Fl")
+    assert result.stderr.startswith(b"seen Fl")
+
+
+def test_names_of_any_bytes_become_text() -> None:
+    assert cli.printable(Path("Flöte")) == "Flöte"
+    assert cli.printable(os.fsdecode(b"Fl\xf6te")) == "Fl\\udcf6te"
+
+
+def test_the_home_folder_is_known_after_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    arguments = ["--output=~/data", "-o=~", "--config.data.root=~/set", "--shards=0-3", "a=~/b", "~/c", "--tilde=a~/b"]
+    cli.expand_home(arguments)
+    assert arguments == [
+        *("--output=/home/me/data", "-o=/home/me", "--config.data.root=/home/me/set"),
+        *("--shards=0-3", "a=~/b", "~/c", "--tilde=a~/b"),
+    ]
+
+
+def test_a_command_writes_to_the_home_folder(tmp_path: Path) -> None:
+    flags = ("--output=~/out", "--shards=0", "--samples_per_shard=1", "--workers=1")
+    config = "--config=configs/render_subtractive.py"
+    result = run_cli("data_pipeline.render_shards", config, *flags, cwd=REPOSITORY, HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "shard-0.h5").exists()
 
 
 def test_one_is_no_plural() -> None:

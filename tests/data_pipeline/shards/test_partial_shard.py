@@ -258,7 +258,9 @@ def test_full_disk_while_committing(
         shard.commit(batch(encoded[:3]), *SYNTH)
         with monkeypatch.context() as patched:
             patched.setattr(os, "pwrite", full_disk)
-            with pytest.raises(UserError, match=r"partial: No space left on device; 3 of its 4 rows are safe"):
+            with pytest.raises(
+                UserError, match=r"partial: No space left on device: make room.*; 3 of its 4 rows are safe"
+            ):
                 shard.commit(batch(encoded[3:]), *SYNTH)
         assert shard.missing == [23]
     with PartialShard(path, identity()) as shard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -40,6 +41,66 @@ def test_hidden_folders_above_the_one_given_do_not_count(tmp_path: Path) -> None
 def test_a_folder_without_sounds_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sound file in this folder"):
         find_sounds([tmp_path])
+
+
+def found_and_left_out(folder: Path) -> tuple[list[Path], list[str]]:
+    left_out: list[str] = []
+    return find_sounds([folder], left_out.append), left_out
+
+
+def test_links_to_folders_and_broken_links_are_named(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "sounds", tmp_path / "elsewhere"
+    touch(folder / "a.wav", elsewhere / "b.wav", elsewhere / "c.txt")
+    (folder / "link.wav").symlink_to(elsewhere / "b.wav")
+    (folder / "text.wav.txt").symlink_to(elsewhere / "c.txt")
+    for name, target in (("kicks", elsewhere), ("loop", folder), ("gone.wav", "/gone.wav"), ("gone", "/gone")):
+        (folder / name).symlink_to(target)
+    (folder / ".hidden").symlink_to(elsewhere)
+    sounds, left_out = found_and_left_out(folder)
+    assert sounds == [folder / "a.wav", folder / "link.wav"]
+    assert left_out == [
+        f"{folder}/gone.wav: this link leads to nothing that can be read",
+        f"{folder}/gone: this link leads to nothing that can be read",
+        f"{folder}/kicks: links to folders are not followed: put the folder itself there",
+        f"{folder}/loop: links to folders are not followed: put the folder itself there",
+    ]
+
+
+def test_sounds_that_are_no_files_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "a.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert found_and_left_out(tmp_path)[1] == [f"{tmp_path}/pipe.wav: is no file that can be read"]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """As root no folder is closed, so that listing it fails here."""
+    touch(tmp_path / "a.wav", tmp_path / "closed" / "b.wav")
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if path.endswith("closed"):
+            raise OSError(code, os.strerror(code), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    sounds, left_out = found_and_left_out(tmp_path)
+    assert sounds == [tmp_path / "a.wav"]
+    assert left_out[0].startswith(f"{tmp_path}/closed: this folder cannot be read: {os.strerror(code)}")
+
+
+def test_a_folder_of_links_says_why_it_has_no_sounds(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to("/gone")
+    with pytest.raises(UserError, match=r"no sound file in this folder \(left out: .*a: this link .*, and 1 more\)"):
+        find_sounds([tmp_path])
+
+
+def test_nobody_leaves_out_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path / "a.wav")
+    (tmp_path / "gone").symlink_to("/gone")
+    find_sounds([tmp_path])
+    assert capsys.readouterr().err.startswith(f"left out: {tmp_path}/gone: ")
 
 
 def test_names_keep_spaces_dots_and_umlauts() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 
 from data_pipeline.console.cli import UserError
 from synthjax.runs.checkpoints import BEST_BY, CheckpointError, Checkpoints
+from tests.helpers import preloaded
 
 
 def state(value: float) -> dict[str, Any]:
@@ -125,3 +129,62 @@ def test_half_a_checkpoint_of_a_killed_run_is_not_taken_for_one(tmp_path: Path) 
         checkpoints.save(2, state(2))
         checkpoints.wait()
         assert_equal(checkpoints.restore(2, abstract(state(0))), state(2))
+
+
+def test_a_name_that_is_no_utf_8_is_refused_at_the_start(tmp_path: Path) -> None:
+    """TensorStore could not write there, which a run would learn with its first checkpoint."""
+    with pytest.raises(UserError, match=r"its name is not UTF-8, which checkpoints need: .*PYTHONUTF8=1"):
+        Checkpoints(tmp_path / os.fsdecode(b"l\xe4ufe") / "checkpoints")
+
+
+# As file systems of Windows and of virtual machines have it: they know no fsync of a folder, and others no locks.
+NO_FLUSH_OF_FOLDERS = """
+#include <errno.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fsync(int descriptor) {
+    struct stat status;
+    if (fstat(descriptor, &status) == 0 && S_ISDIR(status.st_mode)) { errno = EINVAL; return -1; }
+    return syscall(SYS_fsync, descriptor);
+}
+"""
+NO_LOCKS = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int without_locks(int descriptor, int command, void *argument) {
+    if (command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW) {
+        errno = ENOLCK;
+        return -1;
+    }
+    return syscall(SYS_fcntl, descriptor, command, argument);
+}
+#define PASSED_ON(name) int name(int descriptor, int command, ...) { \\
+    va_list list; va_start(list, command); void *argument = va_arg(list, void *); va_end(list); \\
+    return without_locks(descriptor, command, argument); }
+PASSED_ON(fcntl)
+PASSED_ON(fcntl64)
+int flock(int descriptor, int operation) { errno = ENOLCK; return -1; }
+"""
+SAVES = """
+import sys
+import jax.numpy as jnp
+from synthjax.runs.checkpoints import Checkpoints
+with Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(7, {"params": {"kernel": jnp.ones(3)}})
+    checkpoints.wait()
+    print(checkpoints.steps)
+"""
+
+
+@pytest.mark.parametrize(("lacks", "notes"), [(NO_FLUSH_OF_FOLDERS, 1), (NO_LOCKS, 0)])
+def test_a_file_system_that_lacks_flushing_or_locks_takes_checkpoints(tmp_path: Path, lacks: str, notes: int) -> None:
+    command = [sys.executable, "-c", SAVES, str(tmp_path / "checkpoints")]
+    environment = preloaded(lacks, tmp_path)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (0, "[7]\n"), result.stderr
+    assert result.stderr.count("cannot be flushed to disk (Invalid argument)") == notes
