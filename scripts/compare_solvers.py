@@ -22,6 +22,7 @@ from data_pipeline.console import cli
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY
 from synthjax.cluster import compilation_cache
+from synthjax.cluster.jax_settings import pin_figures
 from synthjax.inference import renderer_flags
 from synthjax.methods.examples import EVAL_NOISE, draw_noise
 from synthjax.runs.model import Model
@@ -41,6 +42,7 @@ REPEATS = 3
 
 def main(argv: list[str]) -> None:
     """The command."""
+    pin_figures()
     compilation_cache.enable()
     workdir = Workdir(FLAGS.workdir)
     combinations = [

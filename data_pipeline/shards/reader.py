@@ -107,8 +107,8 @@ class ShardReader:
         return self.row_shape(PARAM_ARRAY)[0]
 
     def dtype(self, name: str) -> np.dtype:
-        """The type of a dataset's rows, on disk and when read."""
-        return self._segments[name][0].dtype
+        """The type of a dataset's rows when read: float16, or float32 for any other type on disk."""
+        return _read_dtype(self._segments[name][0])
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """The shape of one row of a dataset."""
@@ -170,7 +170,8 @@ class ShardReader:
     def _read(self, segment: Segment, start: int, stop: int) -> NDArray[Any]:
         offset = segment.source_first_row - segment.first_row
         try:
-            return cast(NDArray[Any], self._dataset(segment)[start + offset : stop + offset])
+            rows_read = self._dataset(segment)[start + offset : stop + offset]
+            return cast(NDArray[Any], rows_read.astype(_read_dtype(segment), copy=False))
         except HDF5_ERRORS as error:
             rows = f"row {start + offset}" if stop == start + 1 else f"rows {start + offset} to {stop + offset - 1}"
             raise UserError(f"{segment.path}: {rows} of {segment.dataset} {reason(error, 'cannot be read')}") from error
@@ -197,13 +198,13 @@ class ShardReader:
             if not segments:
                 raise UserError(f"{self.path}: {name} has no rows")
             for segment in segments:
-                if not _fits(segment.row_shape, expected) or segment.dtype.kind != "f":
+                if not _fits(segment.row_shape, expected) or not _is_readable(segment.dtype):
                     wanted = ", ".join("W" if size is None else str(size) for size in expected)
                     raise UserError(
                         f"{segment.path}: a row of {name} is {segment.dtype} of shape {segment.row_shape}, "
-                        f"not floating point of shape ({wanted})"
+                        f"not float16, float32 or float64 of shape ({wanted})"
                     )
-            if len({(segment.row_shape, segment.dtype) for segment in segments}) > 1:
+            if len({(segment.row_shape, _read_dtype(segment)) for segment in segments}) > 1:
                 raise UserError(f"{self.path}: {name} mixes shards of different widths or types: run splits again")
             lengths.add(sum(segment.rows for segment in segments))
         if len(lengths) > 1 or lengths == {0}:
@@ -264,6 +265,16 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(
         0 < size <= MAX_WIDTH if want is None else size == want for size, want in zip(shape, expected, strict=True)
     )
+
+
+def _is_readable(dtype: np.dtype) -> bool:
+    """Whether numbers on disk are of two, four or eight bytes, in any byte order. JAX takes no longer ones."""
+    return dtype.kind == "f" and dtype.itemsize in (2, 4, 8)
+
+
+def _read_dtype(segment: Segment) -> np.dtype:
+    """The type of rows when read, in this machine's byte order: JAX takes no other, and computes in float32."""
+    return np.dtype(np.float16 if segment.dtype.itemsize == 2 else np.float32)
 
 
 def _most_open_files() -> int:

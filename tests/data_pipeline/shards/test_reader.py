@@ -11,9 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike
 
 from data_pipeline.console.cli import UserError
 from data_pipeline.shards.reader import ROW_SHAPES, ShardReader, write_shard
+from data_pipeline.shards.splits import write_splits
 from tests.helpers import REPOSITORY, ROWS, all_rows, attributes, make_rows, write, write_old
 
 
@@ -30,6 +32,36 @@ def test_what_is_written_is_read(shard: Path) -> None:
     for name in ROW_SHAPES:
         np.testing.assert_array_equal(all_rows(reader, name), getattr(rows, name))
         assert reader.dtype(name) == getattr(rows, name).dtype
+
+
+@pytest.mark.parametrize("stored", [">f2", ">f4", "f8", ">f8"])
+def test_numbers_of_any_byte_order_and_length_are_read_as_jax_takes_them(tmp_path: Path, stored: str) -> None:
+    rows = make_rows(0, rows=5)
+    with h5py.File(tmp_path / "shard-0.h5", "w") as file:
+        for name in ROW_SHAPES:
+            file[name] = getattr(rows, name).astype(stored)
+    write_splits(tmp_path, tmp_path / "splits", {"train": [0]})
+    native = np.float16 if stored == ">f2" else np.float32
+    for path in (tmp_path / "shard-0.h5", tmp_path / "splits" / "train.h5"):
+        reader = ShardReader(path)
+        for name in ROW_SHAPES:
+            expected = getattr(rows, name).astype(stored).astype(native)
+            assert reader.dtype(name) == native
+            blocks = [block for _, block in reader.blocks(name)]
+            for found in (reader.read_rows(name, [0, 2, 3]), reader.read(name, 1), *blocks):
+                assert found.dtype == native
+                assert found.dtype.isnative
+            np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
+@pytest.mark.parametrize("stored", [np.longdouble, np.complex64, np.int16, "S4"])
+def test_what_jax_cannot_take_is_refused(tmp_path: Path, stored: DTypeLike) -> None:
+    rows = make_rows(0, rows=2)
+    with h5py.File(tmp_path / "shard-0.h5", "w") as file:
+        for name in ROW_SHAPES:
+            file[name] = getattr(rows, name).astype(stored if name == "mel_spec" else np.float16)
+    with pytest.raises(UserError, match=r"a row of mel_spec is .*, not float16, float32 or float64 of shape"):
+        ShardReader(tmp_path / "shard-0.h5")
 
 
 def test_root_attributes_say_what_the_shard_is(shard: Path) -> None:
