@@ -94,6 +94,7 @@ def test_the_table_has_a_line_a_parameter(evaluation: Path) -> None:
     assert float(table[3]["mse"]) == metrics["details"]["per_parameter_mse"][table[3]["parameter"]]
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_size(evaluation: Path, trained: Path, tmp_path: Path) -> None:
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
@@ -258,6 +259,7 @@ def test_refinement_without_its_library_is_refused_before_it_samples(trained: Pa
     assert_usage_error(result, "refinement needs cmaes: pip install 'synthjax[refine]'")
 
 
+@pytest.mark.slow
 def test_predict_gives_the_same_answer_twice_and_another_with_another_seed(trained: Path, tmp_path: Path) -> None:
     write_noise(tmp_path / "s.flac")
     answers = []
@@ -298,6 +300,7 @@ def test_another_data_sets_evaluation_is_refused(evaluation: Path, trained: Path
     assert_usage_error(result, f"{evaluation} holds another evaluation")
 
 
+@pytest.mark.slow
 def test_evaluate_tells_what_rows_were_drawn_with(evaluation: Path, trained: Path, tmp_path: Path) -> None:
     chosen = ["--solver=dopri5", "--tolerance=1e-3", "--guidance_interval=0.2,0.6"]
     result = evaluate(trained, *chosen, "--checkpoint=latest", f"--output={tmp_path / 'out'}")

@@ -162,7 +162,7 @@ def test_predict_as_a_person_runs_it(workdir: Path, targets: list[np.ndarray], t
     out = tmp_path / "out"
     result = run_cli(
         "synthjax.predict", f"--workdir={workdir}", tmp_path / "0.wav", tmp_path / "1.wav", "--candidates=2",
-        "--refine=2", f"--output={out}"
+        "--refine=1", f"--output={out}"
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.iterdir()) == ["0.json", "0.wav", "1.json", "1.wav", "report.html"]

@@ -189,7 +189,7 @@ class Stager:
         return Path(self.process.stdout.read().strip())
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_processes_of_a_host_take_turns(cloud: Cloud, url: str, local: Path, killed: bool) -> None:
     size = sum(path.stat().st_size for path in local.rglob("*") if path.is_file())
     with Proxy(cloud.endpoint, down=size // 2, hold=True) as proxy:

@@ -200,6 +200,7 @@ def test_dopri5_draws_the_rows_of_many_steps_of_rk4_from_a_model(tiny: Tiny) -> 
     np.testing.assert_allclose(adaptive, fine, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_that_dopri5_draws_does_not_depend_on_those_beside_it(tiny_config: ml_collections.ConfigDict) -> None:
     sample = sampler(tiny_model(tiny_config, scale=0.4), Sampling(DOPRI5, 1, 1e-3, 2.0, (0.1, 0.8)))
     together = sample(MEL, X)
@@ -210,6 +211,7 @@ def test_a_row_that_dopri5_draws_does_not_depend_on_those_beside_it(tiny_config:
         np.testing.assert_array_equal(sample(mel, x0)[row], together[row])
 
 
+@pytest.mark.slow
 def test_nor_on_their_number(tiny: Tiny) -> None:
     sample = sampler(tiny, Sampling(DOPRI5, 1, 1e-5, 2.0))
     np.testing.assert_allclose(sample(MEL[:1], X[:1]), sample(MEL, X)[:1], atol=1e-5)

@@ -152,6 +152,7 @@ def test_convolutions_start_as_pytorchs_do() -> None:
         assert 0.99 < largest * np.sqrt(fan_in) <= 1.0
 
 
+@pytest.mark.slow
 def test_training_draws_latents_from_the_posterior_of_the_batch(model: FlowVAE) -> None:
     output, _ = run(model, mel(), noise())
     expected = np.asarray(output.mu) + np.exp(0.5 * np.asarray(output.log_var)) * noise()

@@ -109,6 +109,7 @@ def test_statistics_arrive_at_those_of_a_batch_that_repeats() -> None:
     assert np.abs(after - out).max() < 0.01 * np.abs(before - out).max()
 
 
+@pytest.mark.slow
 def test_a_jitted_step_carries_the_statistics_beside_the_parameters() -> None:
     """The way that the class documents."""
     sizes = {"dim": D, "channels": 3, "stages": 1, "norm": "batch", "dtype": jnp.float32}

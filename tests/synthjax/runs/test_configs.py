@@ -113,7 +113,7 @@ def test_the_full_synthesizer_builds() -> None:
 def test_the_cnn_encoder_builds() -> None:
     config = load("flow_100k")
     config.model.encoder.kind = "cnn"
-    assert lower(config)[0].parameter_count() > 20e6
+    assert build(config).parameter_count() > 20e6
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -138,6 +138,7 @@ def test_odd_numbers_of_tokens_are_lowered_with_their_gradients(n: int, m: int) 
     assert CUDNN_CALL in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
+@pytest.mark.slow
 @ODD
 def test_tokens_added_to_odd_numbers_count_for_nothing(n: int, m: int) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
