@@ -1,7 +1,8 @@
-"""Settings of JAX on which figures depend: they are the same in every environment."""
+"""Settings of JAX on which figures, or whether commands run at all, depend: the same in every environment."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import jax
@@ -15,6 +16,7 @@ FIGURES = {
     "jax_random_seed_offset": 0,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_disable_jit": False,
 }
 
 
@@ -24,3 +26,4 @@ def pin_figures() -> None:
         if (found := getattr(jax.config, name)) != value:
             print(f"warning: {name.upper()}={found} is ignored: it would change the figures of a seed", file=sys.stderr)
             jax.config.update(name, value)
+            os.environ.pop(name.upper(), None)  # Loader workers read the environment again.
