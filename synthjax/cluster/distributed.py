@@ -126,7 +126,7 @@ def _initialise() -> bool:
     if cluster is not None:  # JAX may abort the process if the others do not join: print the facts before.
         print(
             f"process {cluster.index} of {cluster.count} joins the others at {cluster.coordinator}, "
-            f"waiting {f.join_seconds} s at most",
+            f"waiting {f.join_seconds} s at most; to run as one process alone: --process_count=1",
             file=sys.stderr,
         )
     try:

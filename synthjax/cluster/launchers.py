@@ -7,6 +7,7 @@ itself, and it fails if there is only one process.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from data_pipeline.console.cli import UserError
 
 # The coordinator's port, chosen by the job's number as JAX does: two jobs on one host then have different ports.
 PORTS = range(61_440, 65_536)
+INTERACTIVE_STEP = str(2**32 - 6)  # SLURM_STEP_ID in the shell of salloc.
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Cluster:
         return [self.local_index]
 
 
+ALONE = Cluster("", 1, 0)
+
+
 def find(environment: Mapping[str, str]) -> Cluster | None:
     """The cluster that the environment variables describe; None if they describe none, or a single process.
 
@@ -73,23 +78,28 @@ def on_tpu(environment: Mapping[str, str]) -> bool:
 
 def _explicit(environment: Mapping[str, str]) -> Cluster | None:
     """A pod of Kubernetes or JobSet: the manifest sets the JAX_ variables, an indexed job JOB_COMPLETION_INDEX."""
-    if "JAX_NUM_PROCESSES" not in environment:
+    if not environment.get("JAX_NUM_PROCESSES"):
         return None
     index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environment else "JOB_COMPLETION_INDEX"
     coordinator = environment.get("JAX_COORDINATOR_ADDRESS", "")
     count = _number(environment, "JAX_NUM_PROCESSES")
-    if count > 1 and not coordinator:
+    if count == 1:
+        return ALONE
+    if not coordinator:
         raise UserError("JAX_NUM_PROCESSES above 1 needs JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0")
     return Cluster(coordinator, count, _number(environment, index))
 
 
 def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     """A task of srun. A batch script outside of srun has no SLURM_STEP_ variables."""
-    if "SLURM_STEP_NODELIST" not in environment or "SLURM_PROCID" not in environment:
+    names = ("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    if not all(environment.get(name) for name in names) or _in_shell(environment):
         return None
+    count = _number(environment, "SLURM_STEP_NUM_TASKS")
+    if count == 1:
+        return ALONE
     job = _number(environment, "SLURM_JOB_ID")
     port = environment.get("JAX_COORDINATOR_PORT", PORTS[job % len(PORTS)])
-    count = _number(environment, "SLURM_STEP_NUM_TASKS")
     tasks = _expand_counts(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
     node = _number(environment, "SLURM_NODEID")
     return Cluster(
@@ -101,13 +111,27 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
     )
 
 
+def _in_shell(environment: Mapping[str, str]) -> bool:
+    """Whether somebody started this process in a shell that Slurm gave them: nobody starts the others then.
+
+    It is the shell of salloc, or of srun --pty. Slurm gives other tasks no terminal.
+    """
+    by_hand = environment.get("SLURM_TASK_PID", str(os.getpid())) != str(os.getpid()) and os.isatty(0)
+    return by_hand or environment.get("SLURM_STEP_ID") == INTERACTIVE_STEP
+
+
 def _mpi(environment: Mapping[str, str]) -> Cluster | None:
-    """A process of mpirun: Open MPI, MPICH or Intel MPI."""
+    """A process of mpirun: Open MPI, MPICH, Intel MPI or PALS."""
+    pals = "PMI_LOCAL_RANK" in environment
+    local = ("PMI_LOCAL_RANK", "PMI_LOCAL_SIZE") if pals else ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
     for names in (
         ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-        ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+        ("PMI_SIZE", "PMI_RANK", *local),
     ):
-        if names[0] in environment:
+        if environment.get(names[0]) == "1":
+            return ALONE
+        # Without its rank, the size is left over from another process.
+        if environment.get(names[0]) and environment.get(names[1]):
             count, index, local_index, local_count = (_number(environment, name) for name in names)
             coordinator = environment.get("JAX_COORDINATOR_ADDRESS", "")
             if not coordinator and local_count == count:

@@ -6,6 +6,7 @@ without the others.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from data_pipeline.console import cli
@@ -28,6 +30,7 @@ from data_pipeline.console.os_errors import is_of_system, why
 Trees = dict[str, Any]
 # The validation metric that ranks checkpoints; lower is better.
 BEST_BY = "val/loss"
+TREES = ("params", "ema", "training")
 
 # Orbax logs pages of tracebacks for failures that it also raises and that we print in one line.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL)
@@ -55,6 +58,8 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The checkpoints in a folder or gs:// URL. Writes in the background; keeps the latest ``keep`` and the best.
 
+    A checkpoint that a copy has cut short is left out with a warning, and set aside unless ``read_only``.
+
     Use it as a context manager. Call ``wait`` before leaving it: it raises if the last write failed.
 
     Raises:
@@ -78,9 +83,34 @@ class Checkpoints:
         self._writing: int | None = None  # The step whose write is under way.
         self._failed: set[int | None] = set()
         try:
+            self._cut_short = self._leave_out(set_aside=not read_only)
             self._open(cleanup=not read_only)
         except Exception as error:  # Orbax raises many kinds of errors for damaged metadata.
             raise UserError(f"the checkpoints in {self._directory} cannot be read: {_reason(error)}") from error
+
+    def _leave_out(self, *, set_aside: bool) -> set[int]:
+        """The steps that a copy has cut short. ``set_aside`` renames them: Orbax would keep them as the latest."""
+        present = list(self._directory.iterdir()) if self._directory.is_dir() else []
+        folders = [folder for folder in present if folder.name.isdecimal() and _is_cut_short(folder)]
+        for folder in folders if jax.process_index() == 0 else []:
+            end = ""
+            if set_aside:
+                aside = folder.with_name(f"{folder.name}.incomplete")
+                aside.rmtree(missing_ok=True)
+                folder.rename(aside)
+                end = f", is now called {aside.name}"
+            print(
+                f"warning: checkpoint {folder} is left out{end}: files are missing, as after a copy that was cut short",
+                file=sys.stderr,
+                flush=True,
+            )
+        if set_aside and jax.process_count() > 1:  # Orbax must find the same steps on every process.
+            multihost_utils.sync_global_devices("incomplete checkpoints are set aside")
+        return {int(folder.name) for folder in folders}
+
+    def _listed(self) -> list[Any]:
+        """What Orbax knows of each checkpoint, ascending by step."""
+        return [one for one in self._checkpointer.checkpoints if one.step not in self._cut_short]
 
     def _open(self, *, cleanup: bool = False) -> None:
         policies = ocp.training.preservation_policies
@@ -110,7 +140,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Steps with a checkpoint, ascending."""
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        return [checkpoint.step for checkpoint in self._listed()]
 
     @property
     def latest(self) -> int | None:
@@ -122,7 +152,7 @@ class Checkpoints:
         """Step and validation loss of the checkpoint with the lowest loss; None if none was validated."""
         ranked = [
             (checkpoint.metrics[BEST_BY], checkpoint.step)
-            for checkpoint in self._checkpointer.checkpoints
+            for checkpoint in self._listed()
             if checkpoint.metrics and BEST_BY in checkpoint.metrics
         ]
         if not ranked:
@@ -163,6 +193,7 @@ class Checkpoints:
             self._sweep()
             self._check_space(step, trees)
             self._writing = step
+            self._cut_short.discard(step)
             write = self._checkpointer.save_checkpointables_async
             self._guarded(lambda: write(step, trees, force=True, metrics=metrics))
 
@@ -208,7 +239,28 @@ class Checkpoints:
         try:
             return self._checkpointer.load_checkpointables(step, abstract)
         except Exception as error:
-            raise UserError(f"checkpoint {step} in {self._directory} cannot be read: {_reason(error)}") from error
+            before = [other for other in self.steps if other < step]
+            remedy = f"; move that folder away to take checkpoint {before[-1]}" if before else ""
+            raise UserError(
+                f"checkpoint {step} in {self._directory} cannot be read: {_reason(error)}{remedy}"
+            ) from error
+
+
+def _is_cut_short(folder: epath.Path) -> bool:
+    """Whether files of a checkpoint are missing or empty. Orbax lists it all the same, but cannot read it."""
+    try:
+        names = set(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"])
+    except (FileNotFoundError, ValueError, KeyError):
+        names = set(TREES)
+    needed = [folder / name / file for name in names.intersection(TREES) for file in ("_METADATA", "manifest.ocdbt")]
+    data = [folder / name / "d" for name in names.intersection(TREES)]
+    metrics = folder / "metrics" / "metrics"
+    try:
+        files = [*needed, *(file for part in data for file in part.iterdir())]
+        empty = any(file.stat().length == 0 for file in files) or (metrics.exists() and metrics.stat().length == 0)
+        return empty or not all(any(part.iterdir()) for part in data)
+    except FileNotFoundError:
+        return True
 
 
 def _existing(folder: Path) -> Path:

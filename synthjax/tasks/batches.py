@@ -201,11 +201,11 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
 def _tie_to_parent(worker: int, workers: int) -> None:
     """Makes a worker process ignore signals, use no accelerator, and end when the training process ends.
 
-    Ctrl-C and the SIGTERM of a job scheduler reach workers too, but the training process decides when they end. If it
+    Ctrl-C and the signals of a job scheduler reach workers too, but the training process decides when they end. If it
     is killed, no signal reaches them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:  # JAX has read the environment already.
         sys.modules["jax"].config.update("jax_platforms", "cpu")

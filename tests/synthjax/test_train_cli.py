@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def test_sigterm_saves_exits_0_and_the_run_goes_on(finished: Path, tiny_root: Pa
     workdir = tmp_path / "run"
     with start(tiny_root, workdir, train__steps=100_000, checkpoint__every=100_000, train__eval_every=0) as process:
         wait_until(lambda: len(lines(workdir)) >= 4, process)
-        process.send_signal(signal.SIGTERM)
+        for _ in range(2):  # Clusters send it again.
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
         assert process.wait(timeout=300) == 0
     stopped = json.loads(lines(workdir)[-1])["step"]
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from data_pipeline.console.cli import UserError
@@ -24,6 +26,7 @@ OPEN_MPI = {
     "JAX_COORDINATOR_ADDRESS": "head:1234",
 }
 INTEL_MPI = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+PALS = {"PMI_SIZE": "2", "PMI_RANK": "1", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2", "PALS_RANKID": "1"}
 JOBSET = {"JAX_COORDINATOR_ADDRESS": "train-0-0.train:8080", "JAX_NUM_PROCESSES": "8", "JOB_COMPLETION_INDEX": "5"}
 
 
@@ -34,6 +37,7 @@ JOBSET = {"JAX_COORDINATOR_ADDRESS": "train-0-0.train:8080", "JAX_NUM_PROCESSES"
         (SLURM | {"JAX_COORDINATOR_PORT": "999"}, Cluster("gpu007:999", 4, 2)),
         (OPEN_MPI, Cluster("head:1234", 4, 3, 1, 2)),
         (INTEL_MPI, Cluster("127.0.0.1:65535", 2, 1, 1, 2)),
+        (PALS, Cluster("127.0.0.1:65535", 2, 1, 1, 2)),
         (JOBSET, Cluster("train-0-0.train:8080", 8, 5)),
         (JOBSET | {"JAX_PROCESS_ID": "6"}, Cluster("train-0-0.train:8080", 8, 6)),
     ],
@@ -66,10 +70,31 @@ def test_slurm_host_lists(nodes: str, host: str) -> None:
         SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
         {"JAX_NUM_PROCESSES": "1", "JOB_COMPLETION_INDEX": "0"},
         {"PMI_SIZE": "1", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"},
+        # Half of what the launcher sets.
+        {"PMI_SIZE": "1"},
+        {"PMI_SIZE": "1", "PMI_RANK": "0", "PALS_RANKID": "0"},
+        {"PMI_SIZE": "4"},
+        {"PMI_RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "0"},
+        {"SLURM_STEP_NODELIST": "gpu1", "SLURM_PROCID": "0"},
+        {"SLURM_STEP_NODELIST": "gpu1", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+        {"JAX_NUM_PROCESSES": "1"},
+        {"JAX_NUM_PROCESSES": ""},
+        # The shell of salloc.
+        SLURM | {"SLURM_STEP_ID": "4294967290"},
     ],
 )
 def test_one_process_is_alone(environment: dict[str, str]) -> None:
     assert find(environment) is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_shell_of_srun_pty_is_no_run(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """Only a shell has a terminal; the task of srun itself may have one too."""
+    monkeypatch.setattr("os.isatty", lambda _: terminal)
+    assert (find(SLURM | {"SLURM_TASK_PID": str(os.getppid())}) is None) == terminal
+    assert find(SLURM | {"SLURM_TASK_PID": str(os.getpid())}) is not None
 
 
 @pytest.mark.parametrize(

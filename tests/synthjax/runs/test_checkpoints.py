@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +120,58 @@ def test_nothing_is_written_where_it_would_not_fit(tmp_path: Path, monkeypatch: 
 
 def _disk_full() -> None:
     raise OSError(28, "No space left on device")
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _emptied_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+CUT_SHORT = {
+    "an empty folder": _emptied,
+    "a tree is missing": lambda folder: shutil.rmtree(folder / "training"),
+    "only the first tree": lambda folder: [shutil.rmtree(folder / name) for name in ("params", "ema", "metrics")],
+    "no metadata": lambda folder: (folder / "params" / "_METADATA").unlink(),
+    "no arrays": lambda folder: shutil.rmtree(folder / "ema" / "d"),
+    "arrays not begun": lambda folder: [_emptied_file(file) for file in (folder / "ema" / "d").iterdir()],
+    "no manifest": lambda folder: (folder / "training" / "manifest.ocdbt").unlink(),
+    "empty metrics": lambda folder: _emptied_file(folder / "metrics" / "metrics"),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    filled(folder, {1: 0.5, 3: 0.4}).__exit__()
+    return folder
+
+
+@pytest.mark.parametrize("damage", CUT_SHORT.values(), ids=CUT_SHORT)
+def test_a_checkpoint_that_a_copy_cut_short_is_left_out(
+    two: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    damage(folder / "3")
+    with contextlib.suppress(UserError), Checkpoints(folder, read_only=True) as checkpoints:  # Empty metrics end it.
+        assert (checkpoints.steps, checkpoints.resolve("latest"), checkpoints.resolve("best")) == ([1], 1, 1)
+    assert (folder / "3").is_dir()
+    assert f"warning: checkpoint {folder / '3'} is left out: files are missing" in capfd.readouterr().err
+    with Checkpoints(folder, keep=1) as checkpoints:
+        assert checkpoints.steps == [1]
+        assert_equal(checkpoints.restore(1, abstract(state(0))), state(1))
+        for step in (2, 3):  # Orbax would keep a broken 3 and remove 2.
+            checkpoints.save(step, state(step), {BEST_BY: 0.6})
+            checkpoints.wait()
+            assert checkpoints.steps == [1, step]
+    assert "is left out, is now called 3.incomplete" in capfd.readouterr().err
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.steps == [1, 3]
+    assert not capfd.readouterr().err
 
 
 def test_half_a_checkpoint_of_a_killed_run_is_not_taken_for_one(tmp_path: Path) -> None:
