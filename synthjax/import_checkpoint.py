@@ -26,6 +26,7 @@ from data_pipeline.console.atomic import make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
+from synthjax.cluster import distributed
 from synthjax.methods.task import SpectrogramTask
 from synthjax.reference.imported_config import check_kind, check_sizes, model_parameters, recognise
 from synthjax.reference.torch_checkpoint import read_checkpoint
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
     """The command."""
     if len(argv) != 2:
         raise UserError("usage: python -m synthjax.import_checkpoint CHECKPOINT --config=CONFIG --workdir=DIR")
+    distributed.require_devices()
     import_checkpoint(Path(argv[1]), config_flag.read(), Workdir(flags.FLAGS.workdir))
     return 0
 

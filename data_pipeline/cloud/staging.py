@@ -72,9 +72,11 @@ def local_root(root: str) -> Path:
 
 def cache_folder(location: Location, kind: str) -> Path:
     """The local folder for files of a URL: below $SYNTHJAX_CACHE or ~/.cache/synthjax, named after the URL."""
-    base = Path(os.environ.get(CACHE) or DEFAULT_CACHE).expanduser()
+    base = os.path.expanduser(os.environ.get(CACHE) or DEFAULT_CACHE)
+    if base.startswith("~"):
+        raise UserError(f"files of {location.url} need a folder here: set {CACHE} (this user has no home folder)")
     name = location.url.rpartition("/")[2]
-    return base / kind / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
+    return Path(base) / kind / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
 
 
 def _has_size(target: LocalFolder, entry: Entry) -> bool:

@@ -1,6 +1,7 @@
 """The start and end of every command: flags are parsed, errors become one line, commands run other commands.
 
-Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 130 interrupted.
+Exit codes: 0 done, 1 the command ran and found faults, 2 wrong input or usage, 130 interrupted, 141 the reader of its
+output went away.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from data_pipeline.console.os_errors import is_of_system, why
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+READER_GONE = 128 + signal.SIGPIPE
 HELP = {f"{dashes}{name}" for dashes in ("-", "--") for name in ("?", "h", "help", "helpshort", "helpfull", "helpxml")}
 REQUIRED = re.compile(r"Flag (--\w+) must have a value other than None")
 # Packages whose flags --help lists. ml_collections defines --config.
@@ -68,8 +70,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except SystemExit as end:
         if not HELP & set(argv):
             fail(f"a config file ended the program ({end})")
+        _end_if_output_is_refused()
         raise SystemExit(0) from None  # absl printed the help and exits with 1.
     except Exception as error:  # A config file may raise anything.
+        if isinstance(error, OSError):
+            _end_if_output_is_refused("\n")  # It did not take the text of --help.
         missing = REQUIRED.findall(str(error))
         fail(f"give {', '.join(missing)} (see --help)" if missing else error)
 
@@ -79,7 +84,10 @@ def expand_home(arguments: list[str]) -> None:
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name.startswith("-") and value.startswith("~"):
-            arguments[index] = name + equals + os.path.expanduser(value)
+            value = os.path.expanduser(value)
+            if value.startswith("~/"):
+                fail(f"{argument}: this user has no home folder: set HOME, or give the whole path")
+            arguments[index] = name + equals + value
 
 
 def _help_with_all_our_flags(program: str) -> None:
@@ -93,9 +101,11 @@ def _help_with_all_our_flags(program: str) -> None:
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Runs ``main(argv)`` with parsed flags and exits with the code it returns (None: 0).
 
-    ``UserError`` and errors of the operating system end in one line and exit code 2, Ctrl-C in one line and 130. Any
-    other exception is a defect and keeps its traceback.
+    ``UserError`` and errors of the operating system end in one line and exit code 2, Ctrl-C in one line and 130. A
+    standard output whose reader went away, as of ``| head``, ends it in silence and 141. Any other exception is a
+    defect and keeps its traceback.
     """
+    _require_working_folder()
     raise_limit_of_open_files()
     expand_home(sys.argv)
     for stream in (sys.stdout, sys.stderr):
@@ -107,10 +117,13 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Libraries log much at INFO.
         try:
-            return main(argv) or 0
+            code = main(argv) or 0
+            _end_if_output_is_refused()
+            return code
         except UserError as error:
             fail(error)
         except OSError as error:
+            _end_if_output_is_refused("\n")
             if not isinstance(error, PermissionError) and not is_of_system(error):
                 raise
             fail(f"{error.filename}: {why(error)}" if error.filename else why(error))
@@ -124,10 +137,33 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             raise
         if not isinstance(end, SystemExit):
             traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         os._exit(end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 1)
     raise AssertionError("absl's app.run exits")
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        fail("the working folder was deleted: change to a folder that exists (cd) and run the command again")
+
+
+def _end_if_output_is_refused(probe: str = "") -> None:
+    """Ends the command if standard output does not take the text that was printed, or ``probe``.
+
+    An error of a write does not name the file. A probe fails again if the file was standard output.
+    """
+    try:
+        print(probe, end="", flush=True)
+    except OSError as error:
+        # The rest of the text is dropped. Else Python would try to write it again at the end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(READER_GONE) from None
+        fail(f"standard output: {why(error)}", 1)
 
 
 def run_command(target: str, arguments: Sequence[str]) -> int:

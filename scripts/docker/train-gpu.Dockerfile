@@ -1,9 +1,12 @@
 # Image for training on NVIDIA GPUs. From the root of the repository:
 #
 #   docker build --file=scripts/docker/train-gpu.Dockerfile --tag=synthjax-train .
-#   docker run --gpus=all --volume="$PWD/DATA:/workspace/data:ro" --volume="$PWD/runs:/workspace/runs" synthjax-train \
+#   docker run --gpus=all --shm-size=4g --volume="$PWD/DATA:/workspace/data:ro" \
+#     --volume="$PWD/runs:/workspace/runs" synthjax-train \
 #     python -m synthjax.train --config=configs/flow_100k.py --workdir=/workspace/runs/flow_100k \
 #     --config.data.root=/workspace/data
+#
+# Processes that read batches hand them over in shared memory: without --shm-size, Docker allows 64 MB of it.
 #
 # CUDA 13 comes with JAX's wheels. The host needs driver 580 or newer and the NVIDIA Container Toolkit. For a newer base
 # image, docker buildx imagetools inspect python:3.12-slim-bookworm prints its digest; change both Dockerfiles.

@@ -57,6 +57,7 @@ def joined() -> Generator[None, None, None]:
       UserError: if flags or environment describe the processes wrongly, or the other processes do not join in time.
     """
     if not _initialise():
+        require_devices()
         yield
         return
     watch = _Watch()
@@ -82,6 +83,27 @@ def key_value_store() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
+
+
+def require_devices() -> None:
+    """Makes JAX find its devices, before the command needs them.
+
+    Raises:
+      UserError: if it cannot, for example because JAX_PLATFORMS names a platform that this machine does not have.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that one of its own platforms is there.
+        wanted = os.environ.get("JAX_PLATFORMS")
+        if not wanted:
+            raise UserError(f"JAX finds no devices: {error}") from error
+        jax.config.update("jax_platforms", None)
+        found = sorted({device.platform for device in jax.devices()})
+        reason = f" ({error})" if str(error) else ""
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}: this machine has {', '.join(found)}{reason}: set JAX_PLATFORMS to a platform "
+            "that is there, or unset it"
+        ) from error
 
 
 def main_says(flag: bool) -> bool:
@@ -129,13 +151,27 @@ def _initialise() -> bool:
             f"waiting {f.join_seconds} s at most; to run as one process alone: --process_count=1",
             file=sys.stderr,
         )
+        _reach_without_proxy(cluster.host)
     try:
         jax.distributed.initialize(**limits)
+        require_devices()
+    except UserError:
+        cli.exit_without_threads()
+        raise
     except (RuntimeError, ValueError) as error:
         where = f" at {cluster.coordinator}" if cluster else ""
         cli.exit_without_threads()
         raise UserError(f"the processes of this run could not join{where}: {error}") from error
     return jax.process_count() > 1
+
+
+def _reach_without_proxy(host: str) -> None:
+    """Makes gRPC reach ``host`` directly: a proxy of http_proxy or https_proxy does not know the cluster's hosts."""
+    if not any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+        return  # JAX warns of every variable about proxies, also of no_grpc_proxy.
+    # gRPC reads no_proxy only if no_grpc_proxy is missing.
+    excluded = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")  # noqa: SIM112 - gRPC's spelling.
+    os.environ["no_grpc_proxy"] = f"{excluded},{host}" if excluded else host  # noqa: SIM112
 
 
 def _cluster() -> Cluster | None:

@@ -18,6 +18,8 @@ from data_pipeline.console.cli import UserError
 # The coordinator's port, chosen by the job's number as JAX does: two jobs on one host then have different ports.
 PORTS = range(61_440, 65_536)
 INTERACTIVE_STEP = str(2**32 - 6)  # SLURM_STEP_ID in the shell of salloc.
+# A name, an IPv4 address, or an IPv6 address in brackets, and a port.
+ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<name>[\w.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ class Cluster:
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
             raise UserError(f"process {self.index} of {self.count}: processes are numbered 0 to {self.count - 1}")
+        address = ADDRESS.fullmatch(self.coordinator)
+        if self.count > 1 and not (address and 0 < int(address["port"]) < 65_536):
+            raise UserError(
+                f"the coordinator's address {self.coordinator!r} is not HOST:PORT, such as node1:1234 or [fd00::1]:1234"
+            )
+
+    @property
+    def host(self) -> str:
+        """The coordinator's host: its name, or its address without brackets."""
+        address = ADDRESS.fullmatch(self.coordinator)
+        return (address["ipv6"] or address["name"]) if address else ""
 
     def gpus(self, environment: Mapping[str, str]) -> list[int] | None:
         """The visible GPUs for this process; None for all of them.

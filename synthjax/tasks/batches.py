@@ -39,6 +39,8 @@ from synthjax.methods.examples import EVAL_NOISE, TRAIN_NOISE, HostBatch, draw_n
 BATCHES_AHEAD = 2
 # Seconds between two checks of a worker whether its training process still runs.
 ORPHAN_CHECK_SECONDS = 1.0
+# Worker processes of grain hand over their batches here. Docker gives a container 64 MB by default.
+SHARED_MEMORY = "/dev/shm"
 
 
 def open_split(
@@ -196,6 +198,25 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
     finally:
         iterator.close()
         gc.collect()  # Reference cycles of grain's closed iterators hold shared memory, which would leak at exit.
+
+
+def require_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Raises UserError if the worker processes cannot hand over their batches: they would die of SIGBUS later."""
+    # Measured: per worker a queue here and one there, and a batch under way on each side; two batches in the loop.
+    needed = (workers * (2 * BATCHES_AHEAD + 2) + 2) * batch_bytes
+    try:
+        room = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        if sys.platform != "linux":
+            return  # Other systems keep shared memory elsewhere.
+        free = 0
+    else:
+        free = room.f_bavail * room.f_frsize if os.access(SHARED_MEMORY, os.W_OK) else 0
+    if free < needed:
+        raise UserError(
+            f"data.workers={workers} needs {needed >> 20} MB in {SHARED_MEMORY}, which has {free >> 20} MB: start the "
+            "container with a larger one (docker run --shm-size=4g), or set --config.data.workers=0"
+        )
 
 
 def _tie_to_parent(worker: int, workers: int) -> None:

@@ -6,6 +6,7 @@ Shapes: B batch, N rows judged, S sounds, T audio samples, W row width.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from synthjax.cluster.host_processes import HostProcesses
 from synthjax.methods.examples import Batch, HostBatch, from_model_scale, to_model_scale
 from synthjax.methods.task import SpectrogramTask, Task
 from synthjax.metrics.parameters import per_parameter_mse, row_metrics
-from synthjax.tasks.batches import EvalBatches, TrainBatches, is_coupled, open_split
+from synthjax.tasks.batches import EvalBatches, TrainBatches, is_coupled, open_split, require_shared_memory
 from synthjax.tasks.device_cache import DeviceCache
 
 # The identity of a data set includes the parameters of so many rows: two data sets may have the same size.
@@ -59,7 +60,17 @@ class ShardTrainingData:
             self._val = open_split(data.root, "val", self.spec, allow_external=data.allow_external)
 
     def batches(self, local_rows: range) -> TrainBatches:
-        """With data.cache=device, batches hold row numbers instead of spectrograms."""
+        """With data.cache=device, batches hold row numbers instead of spectrograms.
+
+        Raises UserError if the worker processes lack shared memory.
+        """
+        if self.workers:
+            spectrogram = math.prod(self._reader.row_shape(MEL_SPEC)) * self._reader.dtype(MEL_SPEC).itemsize
+            noise_and_row = 2 * 4 * self._reader.width
+            require_shared_memory(self.workers, len(local_rows) * (spectrogram + noise_and_row))
+        return self._batches(local_rows)
+
+    def _batches(self, local_rows: range) -> TrainBatches:
         config = self._config
         return TrainBatches(
             self._rows,
@@ -72,7 +83,7 @@ class ShardTrainingData:
         )
 
     def rows_of_step(self, step: int) -> list[int]:
-        return self.batches(range(self._config.data.batch_size)).indices(step).tolist()
+        return self._batches(range(self._config.data.batch_size)).indices(step).tolist()
 
     def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
         """All processes call this together. Raises UserError if the memory is too small for the cache."""

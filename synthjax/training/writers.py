@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,13 +119,27 @@ class TensorBoard(Writer):
 
 
 class WeightsAndBiases(Writer):
-    """A Weights & Biases run that belongs to the workdir and goes on when the workdir's run goes on."""
+    """A Weights & Biases run that belongs to the workdir and goes on when the workdir's run goes on.
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    It is optional: if it fails, a warning says so, and the training run goes on without it.
+
+    Args:
+      logged: the last step of an earlier start that was logged; steps up to it are not logged again.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], logged: int) -> None:
+        self._logged = logged
+        self._run: Any = None
         try:
-            import wandb
+            self._start(path, config)
         except ImportError as error:
             raise UserError("config.wandb needs the package wandb: pip install 'synthjax[wandb]'") from error
+        except Exception as error:  # No key, no network, a file or another module that is called wandb.
+            self._give_up(error)
+
+    def _start(self, path: Path, config: dict[str, Any]) -> None:
+        import wandb
+
         self._wandb = wandb
         identity = path / "wandb_id"
         if not identity.exists():
@@ -139,19 +155,36 @@ class WeightsAndBiases(Writer):
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: Scalars) -> None:
-        self._run.log({"step": step, **values})
+        self._log(step, lambda: values)
 
     def timings(self, step: int, values: Scalars) -> None:
         self.scalars(step, values)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(pixels)})
+        self._log(step, lambda: {name: self._wandb.Image(pixels)})
 
     def audio(self, step: int, name: str, samples: np.ndarray, sample_rate: int) -> None:
-        self._run.log({"step": step, name: self._wandb.Audio(_within_full_scale(samples).T, sample_rate=sample_rate)})
+        sound = _within_full_scale(samples).T
+        self._log(step, lambda: {name: self._wandb.Audio(sound, sample_rate=sample_rate)})
 
     def close(self) -> None:
-        self._run.finish()
+        if self._run is not None:
+            try:
+                self._run.finish()
+            except Exception as error:
+                self._give_up(error)
+
+    def _log(self, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
+        if self._run is not None and step > self._logged:
+            try:
+                self._run.log({"step": step, **values()})
+            except Exception as error:  # A full disk, a service that ended.
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._run = None
+        why = " ".join(str(error).split())
+        print(f"warning: Weights & Biases stops, the run goes on without it: {why}", file=sys.stderr, flush=True)
 
 
 class Writers(Writer):
@@ -169,10 +202,11 @@ class Writers(Writer):
         """
         if not write:
             return cls([])
+        logged = max((entry.get("step", 0) for entry in read_json_lines(workdir.metrics)), default=0)
         text = json.dumps(config.to_dict(), indent=2)
         writers: list[Writer] = [JsonLines(workdir.metrics, start), TensorBoard(workdir.tensorboard, start, text)]
         if config.wandb:
-            writers.append(WeightsAndBiases(workdir.path, config.to_dict()))
+            writers.append(WeightsAndBiases(workdir.path, config.to_dict(), logged))
         return cls(writers)
 
     def scalars(self, step: int, values: Scalars) -> None:

@@ -179,3 +179,63 @@ def test_a_command_writes_to_the_home_folder(tmp_path: Path) -> None:
 
 def test_one_is_no_plural() -> None:
     assert [cli.counted(count, "shard") for count in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+
+
+PRINTS = "from data_pipeline.console import cli\ncli.run(lambda argv: print('x' * {length}))"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("length", [1, 100_000])  # Python keeps the first in a buffer until the end.
+def test_a_full_disk_under_standard_output_is_one_line(length: int, unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", PRINTS.format(length=length)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    line = "error: standard output: No space left on device: make room, or write to another disk\n"
+    assert (result.returncode, result.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("script", [PRINTS.format(length=1), PRINTS.format(length=100_000), "--help"])
+def test_a_reader_that_goes_away_ends_a_command_in_silence(script: str, unbuffered: str) -> None:
+    """``| head`` closes the pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = ["-m", "data_pipeline.check", "--help"] if script == "--help" else ["-c", script]
+    try:
+        result = subprocess.run(
+            [sys.executable, *command],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (cli.READER_GONE, "")
+
+
+def test_a_command_needs_no_standard_output() -> None:
+    script = WITH_A_THREAD.format(end="return 3")
+    result = subprocess.run(
+        ["sh", "-c", f'exec "{sys.executable}" -c "$1" >&-', "sh", script], capture_output=True, text=True, timeout=300
+    )
+    assert (result.returncode, result.stderr) == (3, "")
+
+
+def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f'cd gone && rmdir ../gone && exec "{sys.executable}" -m data_pipeline.check data'
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment
+    )
+    assert_usage_error(result, "the working folder was deleted")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 from absl import flags
@@ -11,6 +15,7 @@ from data_pipeline.console import cli
 from data_pipeline.console.cli import UserError
 from synthjax.cluster import distributed
 from synthjax.cluster.launchers import Cluster
+from tests.helpers import REPOSITORY, assert_usage_error
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,6 +73,39 @@ def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
         assert distributed._cluster() is None
 
 
+@pytest.mark.parametrize(
+    ("environment", "excluded"),
+    [
+        ({}, ""),
+        ({"http_proxy": "http://p:3128"}, "node1"),
+        ({"https_proxy": "http://p:3128", "no_proxy": "a,b"}, "a,b,node1"),
+        ({"grpc_proxy": "http://p:3128", "no_proxy": "a,b", "no_grpc_proxy": "c"}, "c,node1"),
+    ],
+)
+def test_the_coordinator_is_reached_without_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], excluded: str
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_grpc_proxy", "")  # So that the variable is put back after the test.
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    distributed._reach_without_proxy("node1")
+    assert os.environ["no_grpc_proxy"] == excluded  # noqa: SIM112 - gRPC's spelling.
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense", "tpu"])
+def test_a_platform_that_is_not_there_is_named(platform: str) -> None:
+    script = (
+        "from data_pipeline.console import cli\nfrom synthjax.cluster.distributed import require_devices\n"
+        "cli.run(lambda argv: require_devices())"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": platform, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert_usage_error(result, f"JAX_PLATFORMS={platform}: this machine has cpu", "unset it")
+
+
 def test_one_process_joins_nobody_and_agrees_with_itself() -> None:
     with flagsaver.flagsaver(process_count=1), distributed.joined():
         assert distributed.key_value_store() is None
@@ -75,3 +113,44 @@ def test_one_process_joins_nobody_and_agrees_with_itself() -> None:
         assert distributed.main_says(True)
         assert not distributed.main_says(False)
         distributed.require_same({"anything": object()}, "")
+
+
+NO_HOME = """
+import os, pwd
+def missing(user):
+    raise KeyError(user)
+pwd.getpwuid = pwd.getpwnam = missing
+from data_pipeline.console import cli
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        (
+            "from synthjax.cluster import compilation_cache\ncli.run(lambda argv: compilation_cache.enable())",
+            0,
+            "warning: compiled programs are not kept, as this user has no home folder: set HOME, or "
+            "JAX_COMPILATION_CACHE_DIR to a folder\n",
+        ),
+        (
+            "import sys\nsys.argv.append('--output=~/x')\ncli.run(print)",
+            2,
+            "error: --output=~/x: this user has no home folder: set HOME, or give the whole path\n",
+        ),
+        (
+            "from types import SimpleNamespace\nfrom data_pipeline.cloud.staging import cache_folder\n"
+            "cli.run(lambda argv: cache_folder(SimpleNamespace(url='gs://a/b'), 'data'))",
+            2,
+            "error: files of gs://a/b need a folder here: set SYNTHJAX_CACHE (this user has no home folder)\n",
+        ),
+    ],
+)
+def test_a_user_without_a_home_folder(command: str, code: int, told: str) -> None:
+    """As a user of a container has none who is only a number."""
+    dropped = ("HOME", "XDG_CACHE_HOME", "SYNTHJAX_CACHE", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    script = [sys.executable, "-c", NO_HOME + command]
+    result = subprocess.run(script, capture_output=True, text=True, timeout=300, env=environment)
+    assert (result.returncode, result.stderr) == (code, told)

@@ -122,6 +122,24 @@ def test_gpus_are_shared_out_once(local_count: int, visible: str, gpus: list[int
     assert cluster.gpus({"CUDA_VISIBLE_DEVICES": visible} if visible else {}) == gpus
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["", "node1", "node1:", ":1234", "http://node1:1234", "node1:1234/", "node1:abc", "node1:0", "node1:70000",
+     "fd00::1:1234", "node 1:1234", "node1:1234,node2:1234", "node1:1234\n"],
+)  # fmt: skip
+def test_an_address_that_is_no_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="is not HOST:PORT, such as node1:1234"):
+        Cluster(address, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("node_1.x-y:1234", "node_1.x-y"), ("10.0.0.1:65535", "10.0.0.1"), ("[fd00::1]:1234", "fd00::1")],
+)
+def test_the_host_of_the_coordinator(address: str, host: str) -> None:
+    assert Cluster(address, 2, 0).host == host
+
+
 def test_tasks_of_the_own_node_are_counted() -> None:
     uneven = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2),4", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
     cluster = find(uneven)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import pytest
@@ -13,10 +17,10 @@ from absl import flags
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY, ShardReader
-from synthjax.methods.examples import draw_noise
+from synthjax.methods.examples import HostBatch, draw_noise
 from synthjax.tasks import batches as data
 from synthjax.tasks.batches import EvalBatches, TrainBatches, open_split, prefetch
-from tests.helpers import make_rows, write
+from tests.helpers import REPOSITORY, assert_usage_error, make_rows, write
 
 ROWS, BATCH = 24, 8
 
@@ -101,6 +105,63 @@ def test_worker_count_and_start_do_not_change_batches(reader: ShardReader, worke
     with prefetch(source, workers=workers, start=7) as stream:
         for step, batch in enumerate(islice(stream, 5), start=7):
             assert_same({k: np.asarray(v) for k, v in batch.items()}, source[step])
+
+
+class OfOneMegabyte:
+    """Batches of 1 MB, as many as there is time for."""
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, step: SupportsIndex) -> HostBatch:
+        return {"x1": np.full((1 << 20,), int(step) % 100, np.uint8)}
+
+
+def in_a_mount(options: str, workers: int) -> subprocess.CompletedProcess[str]:
+    """Reads 20 batches where /dev/shm is a mount of its own; skips the test where no mount is permitted."""
+    script = f"""
+import time
+from itertools import islice
+from data_pipeline.console import cli
+from synthjax.tasks.batches import prefetch, require_shared_memory
+from tests.synthjax.tasks.test_batches import OfOneMegabyte
+
+def main(argv):
+    if {workers}:
+        require_shared_memory({workers}, 1 << 20)
+    with prefetch(OfOneMegabyte(), workers={workers}) as stream:
+        for _ in islice(stream, 20):
+            time.sleep(0.05)
+
+if __name__ == "__main__":
+    cli.run(main)
+"""
+    mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
+    within = ["unshare", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*within, mount], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    return subprocess.run(
+        [*within, f'{mount} && exec "$@"', "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=REPOSITORY,
+    )
+
+
+@pytest.mark.parametrize(("options", "room"), [("size=10m", 10), ("size=10m,mode=555,ro", 0)])
+def test_workers_without_room_for_their_batches_are_refused(options: str, room: int) -> None:
+    result = in_a_mount(options, workers=2)
+    assert_usage_error(result, f"needs 14 MB in /dev/shm, which has {room} MB", "--shm-size", "data.workers=0")
+
+
+def test_workers_with_the_asked_room_read_their_batches() -> None:
+    result = in_a_mount("size=15m", workers=2)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_thread_needs_no_shared_memory() -> None:
+    assert in_a_mount("size=4k", workers=0).returncode == 0
 
 
 def test_a_source_travels_to_other_processes_without_its_open_files(reader: ShardReader) -> None:

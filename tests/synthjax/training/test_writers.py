@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import ml_collections
 import numpy as np
@@ -227,3 +228,56 @@ def test_weights_and_biases_goes_on_with_the_run_of_the_workdir(
     assert first == second == (tmp_path / "wandb_id").read_text(encoding="utf-8")
     assert wandb.axes == [("*", "step")] * 2
     assert wandb.logged == [{"step": 1, "loss": 0.5}, {"step": 6, "loss": 0.5}]
+
+
+def test_a_step_is_not_sent_twice_to_weights_and_biases(
+    tmp_path: Path, tiny_config: ml_collections.ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start ended at step 3. Its checkpoint, and so the second start, is at step 1."""
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tiny_config.wandb = True
+    for steps in ((1, 2, 3), (2, 3, 4)):
+        writers = Writers.open(Workdir(tmp_path), tiny_config, steps[0] - 1)
+        for step in steps:
+            writers.scalars(step, {"loss": 0.5})
+        writers.close()
+    assert [entry["step"] for entry in wandb.logged] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in lines_of(Workdir(tmp_path).metrics)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("fails", ["init", "define_metric", "log", "finish"])
+def test_weights_and_biases_ends_no_run(
+    tmp_path: Path,
+    tiny_config: ml_collections.ConfigDict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fails: str,
+) -> None:
+    def refuse(*values: object, **options: object) -> None:
+        raise OSError("no\n route")
+
+    wandb = FakeWandb()
+    monkeypatch.setattr(wandb, fails, refuse)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    tiny_config.wandb = True
+    writers = Writers.open(Workdir(tmp_path), tiny_config, 0)
+    for step in (1, 2):
+        writers.scalars(step, {"loss": 0.5})
+    writers.close()
+    line = "warning: Weights & Biases stops, the run goes on without it: no route\n"
+    assert capsys.readouterr().err == line
+    assert len(lines_of(Workdir(tmp_path).metrics)) == 2
+
+
+def test_another_module_called_wandb_ends_no_run(
+    tmp_path: Path,
+    tiny_config: ml_collections.ConfigDict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Runs leave folders called wandb behind."""
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    tiny_config.wandb = True
+    Writers.open(Workdir(tmp_path), tiny_config, 0).close()
+    assert "has no attribute 'init'" in capsys.readouterr().err
