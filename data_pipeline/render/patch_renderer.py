@@ -99,7 +99,7 @@ class PatchBatchRenderer:
             return RenderedPatch(index, None, f"the row is no patch: {error}")
         try:
             audio = self._synth.render(values)
-        except SoundingError as error:  # In a fresh instance, too: the patch sounds so.
+        except SoundingError as error:  # A fresh instance sounds before the note too: this belongs to the patch.
             audio = error.audio
         if audio.shape != AUDIO_SHAPE:
             return RenderedPatch(index, None, f"audio of shape {audio.shape}, not {AUDIO_SHAPE}")

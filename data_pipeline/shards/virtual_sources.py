@@ -236,10 +236,10 @@ def _mappings(dataset: h5py.Dataset, name: str) -> list[VirtualSource]:
 
 
 def _file_name(stored: h5py.h5p.PropDCID, index: int) -> str:
-    """The name of a mapping's file, as this system's functions take it. h5py decodes it as UTF-8, come what may."""
+    """The name of a mapping's file, as this system's functions take it. h5py always decodes it as UTF-8."""
     try:
         return os.fsdecode(stored.get_virtual_filename(index).encode())
-    except UnicodeDecodeError as error:  # It holds the bytes that HDF5 has.
+    except UnicodeDecodeError as error:  # The error holds HDF5's bytes.
         return os.fsdecode(error.object)
 
 

@@ -7,20 +7,17 @@ from typing import Protocol
 
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
-from data_pipeline.console.os_errors import why
 from data_pipeline.synths.dexed import preset_files as dexed
 from data_pipeline.synths.shown_patch import ShownPatch
 from data_pipeline.synths.surge import preset_files as surge
-
-# No honest preset file comes near this.
-MAX_FILE_BYTES = 64 << 20
+from data_pipeline.synths.vst3_preset import read_preset_file
 
 
 class PresetFormat(Protocol):
     """A module that reads and writes a synthesizer's preset files, given and returned as bytes."""
 
     def show(self, content: bytes) -> tuple[list[ShownPatch], list[str]]:
-        """The patches of a file, and a line for each thing in it that is odd. Raises UserError if it is malformed."""
+        """The patches of a file, and a line for each unusual thing in it. Raises UserError if it is malformed."""
         ...
 
     def convert(self, content: bytes, ending: str) -> bytes:
@@ -35,7 +32,7 @@ FORMATS: dict[str, PresetFormat] = {".syx": dexed, ".fxp": surge, ".vstpreset": 
 def show(path: Path) -> tuple[list[ShownPatch], list[str]]:
     """The patches of a preset file and remarks, as ``PresetFormat.show``. Raises UserError."""
     module = _format_of(path)
-    content = _read(path)
+    content = read_preset_file(path)
     try:
         return module.show(content)
     except UserError as error:
@@ -53,7 +50,7 @@ def convert(source: Path, target: Path) -> list[str]:
     if target.exists():
         raise UserError(f"{target} exists: remove it or name another file")
     _, remarks = show(source)
-    content = module.convert(_read(source), target.suffix.lower())
+    content = module.convert(read_preset_file(source), target.suffix.lower())
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
     return remarks
@@ -63,14 +60,3 @@ def _format_of(path: Path) -> PresetFormat:
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{path} is no preset file that is known here: its name must end in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {why(error)}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return content

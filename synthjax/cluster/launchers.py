@@ -125,7 +125,7 @@ def _slurm(environment: Mapping[str, str]) -> Cluster | None:
 
 
 def _in_shell(environment: Mapping[str, str]) -> bool:
-    """Whether somebody started this process in a shell that Slurm gave them: nobody starts the others then.
+    """Whether this process was started by hand in a shell of an allocation: Slurm then starts no others.
 
     It is the shell of salloc, or of srun --pty. Slurm gives other tasks no terminal.
     """

@@ -75,7 +75,7 @@ def test_oddities_of_a_bank_are_said_when_it_is_written_again(files: Path) -> No
         (["convert", "a.vstpreset"], "usage:"),
         (["convert", "a.vstpreset", "a.syx"], "files of different synthesizers"),
         (["convert", "a.vstpreset", "a.wav"], "its name must end in .syx, .fxp, .vstpreset"),
-        (["convert", "none.fxp", "b.fxp"], "cannot read none.fxp"),
+        (["convert", "none.fxp", "b.fxp"], "cannot read the preset none.fxp"),
     ],
 )
 def test_wrong_commands_are_one_line(files: Path, arguments: list[str], words: str) -> None:

@@ -1,1 +1,1 @@
-"""Dexed, the software DX7: its engine, its voices, its files."""
+"""The DX7, which Dexed plays too: its voices and their files."""

@@ -7,7 +7,7 @@ from data_pipeline.synths.dexed.voice import COMMON, OPERATOR, Voice
 from data_pipeline.synths.shown_patch import ShownPatch, ShownValue
 
 SPEC = "dexed"
-# Values that the DX7's panel shows from another start than 0.
+# The DX7's panel shows these values with a number added.
 _OFFSETS = {"algorithm": 1, "detune": -7, "transpose": -24}
 _TEXTS = {
     "left_curve": ("-LIN", "-EXP", "+EXP", "+LIN"),

@@ -21,14 +21,14 @@ BANK_VOICES = 32
 BANK_BYTES = BANK_VOICES * PACKED_BYTES
 
 _START, _END, _YAMAHA = 0xF0, 0xF7, 0x43
-# Format number and byte count of a message, seven bits a byte -> (bytes, voices) of its content.
+# The kind of a message (format, size of its content in seven bits a byte), and the bytes of its content.
 _BANK, _SINGLE = bytes([0x09, 0x20, 0x00]), bytes([0x00, 0x01, 0x1B])
 _CONTENT_BYTES = {_BANK: BANK_BYTES, _SINGLE: SINGLE_BYTES}
 
 
 @dataclass
 class SyxFile:
-    """Voices of a file in its order, values as they stand in it, and one line for each thing that was odd."""
+    """Voices of a file in its order, values as they stand in it, and one line for each thing that is unusual."""
 
     voices: list[Voice] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)

@@ -122,4 +122,7 @@ def _in_spec(root: Element, spec: ParamSpec) -> tuple[list[ShownValue], list[str
 
 
 def _same_number(one: Element, other: Element) -> bool:
-    return float(one.get("value") or 0) == float(other.get("value") or 0)
+    try:
+        return float(one.get("value", "")) == float(other.get("value", ""))
+    except ValueError:  # A patch of unknown origin may hold any text.
+        return one.get("value") == other.get("value")

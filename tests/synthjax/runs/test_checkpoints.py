@@ -157,7 +157,9 @@ def test_a_checkpoint_that_a_copy_cut_short_is_left_out(
     folder = tmp_path / "checkpoints"
     shutil.copytree(two, folder)
     damage(folder / "3")
-    with contextlib.suppress(UserError), Checkpoints(folder, read_only=True) as checkpoints:  # Empty metrics end it.
+    # Orbax cannot open a folder with empty metrics.
+    expected = pytest.raises(UserError) if damage is CUT_SHORT["empty metrics"] else contextlib.nullcontext()
+    with expected, Checkpoints(folder, read_only=True) as checkpoints:
         assert (checkpoints.steps, checkpoints.resolve("latest"), checkpoints.resolve("best")) == ([1], 1, 1)
     assert (folder / "3").is_dir()
     assert f"warning: checkpoint {folder / '3'} is left out: files are missing" in capfd.readouterr().err

@@ -49,6 +49,12 @@ def test_values_outside_the_spec_are_named() -> None:
     assert patch.outside == ["character is 2, in the base patch 1"]
 
 
+def test_a_value_that_is_no_number_is_outside_the_spec() -> None:
+    state = read_surge_file(PRESET)
+    content = fxp(state.replace(b'<character type="0" value="1"', b'<character type="0" value="x"'), "")
+    assert show(content)[0][0].outside == ["character is x, in the base patch 1"]
+
+
 def test_the_header_is_that_of_a_vst_2_program() -> None:
     state = read_surge_file(PRESET)
     content = fxp(state, "Näme " * 10)
