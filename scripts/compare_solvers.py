@@ -21,8 +21,7 @@ from data_pipeline.audio.metrics import mss
 from data_pipeline.console import cli
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY
-from synthjax.cluster import compilation_cache
-from synthjax.cluster.jax_settings import pin_figures
+from synthjax.cluster import jax_settings
 from synthjax.inference import renderer_flags
 from synthjax.methods.examples import EVAL_NOISE, draw_noise
 from synthjax.runs.model import Model
@@ -42,8 +41,7 @@ REPEATS = 3
 
 def main(argv: list[str]) -> None:
     """The command."""
-    pin_figures()
-    compilation_cache.enable()
+    jax_settings.apply()
     workdir = Workdir(FLAGS.workdir)
     combinations = [
         (solver, name, value, float(guidance))

@@ -26,8 +26,7 @@ from data_pipeline.console import cli
 from data_pipeline.console.atomic import make_folder
 from data_pipeline.shards.reader import AUDIO, PARAM_ARRAY
 from data_pipeline.shards.splits import SPLITS
-from synthjax.cluster import compilation_cache, distributed
-from synthjax.cluster.jax_settings import pin_figures
+from synthjax.cluster import distributed, jax_settings
 from synthjax.evaluation.audio import Predictions, audio_figures, measure_sounds
 from synthjax.evaluation.foreign_sounds import ForeignSounds
 from synthjax.evaluation.predictions import PREDICTIONS_FILE, read_predictions, write_predictions
@@ -66,8 +65,7 @@ def main(argv: list[str]) -> int:
     if is_url(f.workdir) and not f.output:
         raise cli.UserError("the run lies in a cloud: say where to write with --output=FOLDER")
     with distributed.joined():
-        pin_figures()
-        compilation_cache.enable()
+        jax_settings.apply()
         model = model_flags.load_model()
         if f.render and distributed.is_main():
             renderer_flags.probe_renderer(model.spec)  # Before sampling, which may take hours.

@@ -26,8 +26,7 @@ from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
-from synthjax.cluster import compilation_cache, distributed
-from synthjax.cluster.jax_settings import pin_figures
+from synthjax.cluster import distributed, jax_settings
 from synthjax.inference import renderer_flags
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Predictor
@@ -50,8 +49,7 @@ def main(argv: list[str]) -> int:
     output = Path(f.output)
     require_apart(sounds, output)
     make_folder(output)  # Before the long part.
-    pin_figures()
-    compilation_cache.enable()
+    jax_settings.apply()
     distributed.require_devices()
     model = model_flags.load_model()
     if f.data_root:

@@ -14,8 +14,7 @@ import ml_collections
 from absl import flags
 
 from data_pipeline.console import cli, config_flag
-from synthjax.cluster import compilation_cache, distributed
-from synthjax.cluster.jax_settings import pin_figures
+from synthjax.cluster import distributed, jax_settings
 from synthjax.runs import cloud_runs
 from synthjax.runs.check_config import parse_window
 from synthjax.runs.checkpoints import Checkpoints
@@ -37,8 +36,7 @@ def main(argv: list[str]) -> int:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: config values are set as --config.KEY=VALUE")
     config = config_flag.read()
     with distributed.joined(), cloud_runs.training(flags.FLAGS.workdir) as workdir:
-        pin_figures()
-        compilation_cache.enable()
+        jax_settings.apply()
         return train(config, workdir)
 
 

@@ -128,7 +128,7 @@ from data_pipeline.console import cli
     ("command", "code", "told"),
     [
         (
-            "from synthjax.cluster import compilation_cache\ncli.run(lambda argv: compilation_cache.enable())",
+            "from synthjax.cluster import jax_settings\ncli.run(lambda argv: jax_settings.apply())",
             0,
             "warning: compiled programs are not kept, as this user has no home folder: set HOME, or "
             "JAX_COMPILATION_CACHE_DIR to a folder\n",

@@ -13,8 +13,8 @@ DRAWS = """
 import subprocess, sys
 import jax, jax.numpy as jnp, numpy as np
 if sys.argv[1:] == []:
-    from synthjax.cluster.jax_settings import pin_figures
-    pin_figures()
+    from synthjax.cluster import jax_settings
+    jax_settings.apply()
     subprocess.run([sys.executable, "-c", sys.orig_argv[-1], "worker"], check=True)
 x = jax.random.normal(jax.random.key(3), (4,)) + np.float64(1) / 3
 print(x.dtype, x.tolist(), jnp.arange(3).dtype, flush=True)
