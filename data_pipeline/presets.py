@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from data_pipeline.console import cli
 from data_pipeline.console.cli import UserError, counted
-from data_pipeline.synths.preset_files import convert, show
-from data_pipeline.synths.shown_patch import ShownPatch
+from data_pipeline.params.spec import load_spec
+from data_pipeline.synths.decoding import DecodedValue, decode_values
+from data_pipeline.synths.instrument import FilePatch
+from data_pipeline.synths.preset_files import convert, read
 
 USAGE = "usage: python -m data_pipeline.presets show FILE... [--json], or convert IN OUT"
 # Values outside the spec that the table names; --json has all of them.
@@ -45,12 +47,12 @@ def show_files(paths: list[Path]) -> int:
     shown, failed = [], False
     for path in paths:
         try:
-            patches, remarks = show(path)
+            patches, remarks = read(path)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        shown += [{"file": str(path), **asdict(patch)} for patch in patches]
+        shown += [_as_json(path, patch) for patch in patches]
         if not flags.FLAGS.json:
             for remark in remarks:
                 print(f"{path}: {remark}")
@@ -62,12 +64,26 @@ def show_files(paths: list[Path]) -> int:
     return 1 if failed else 0
 
 
-def print_patch(path: Path, patch: ShownPatch) -> None:
+def _decoded(patch: FilePatch) -> list[DecodedValue]:
+    return decode_values(load_spec(patch.spec), patch.values)
+
+
+def _as_json(path: Path, patch: FilePatch) -> dict[str, Any]:
+    values = [
+        {name: getattr(value, name) for name in ("name", "group", "label", "value", "text")}
+        for value in _decoded(patch)
+    ]
+    about = {"name": patch.name, "about": patch.about, "spec": patch.spec}
+    return {"file": str(path), **about, "values": values, "outside": patch.outside}
+
+
+def print_patch(path: Path, patch: FilePatch) -> None:
     """Prints a line about the patch, and a line for each group of its values."""
     about = "".join(f", {name} {text}" for name, text in patch.about.items() if text)
     print(f"\n{path}: {patch.name or 'no name'}{about}, spec {patch.spec}")
-    for group in dict.fromkeys(value.group for value in patch.values):
-        values = [value for value in patch.values if value.group == group]
+    decoded = _decoded(patch)
+    for group in dict.fromkeys(value.group for value in decoded):
+        values = [value for value in decoded if value.group == group]
         print(f"  {group}: " + ", ".join(f"{value.label} {value.text}" for value in values))
     if patch.outside:
         named = "; ".join(patch.outside[:NAMED]) + ("; ..." if len(patch.outside) > NAMED else "")

@@ -23,7 +23,8 @@ from data_pipeline.console import cli
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
-from data_pipeline.synths.protocol import SynthSettings, open_synth
+from data_pipeline.synths.choice import open_synth
+from data_pipeline.synths.protocol import SynthSettings
 from synthjax.evaluation.table import PREDICTION, Table, print_table, tabulate, write_table
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
 from synthjax.runs.model import Model

@@ -1,67 +1,74 @@
-"""The headings under which people read parameters: a group and a label, both made from the parameter's name.
+"""The panel of a synthesizer: the groups in which people see its parameters, made from the parameters' names.
 
-Surge XT's parameters (``a_filter_1_cutoff``: scene A, first filter) are grouped by the panels of Surge XT's window. Its
-mixer panel holds the levels, mutes and routes of oscillators, noise and ring modulation.
+A group is also a module that another patch's can replace, such as an oscillator with all its settings.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import cache
 
 from data_pipeline.params.spec import ParamSpec
 
-# The beginning of a name, which the label leaves out, and the group that it stands for. The first match counts.
-_GROUPS = tuple(
-    (re.compile(pattern), label)
-    for pattern, label in (
-        (r"a_(?=osc_\d_(?:volume|mute|route)$|noise_|ring_modulation_)", "Mixer"),
-        (r"(?:a_)?osc_(\d+)_", "Oscillator {}"),
-        (r"a_(?=osc_drift$|fm_)", "Oscillator FM and drift"),
-        (r"a_amp_eg_", "Amplifier envelope"),
-        (r"a_filter_eg_", "Filter envelope"),
-        (r"(?:a_)?filter_(\d+)_", "Filter {}"),
-        (r"a_(?=filter_|feedback$|highpass$)", "Filter routing"),
-        (r"a_waveshaper_", "Waveshaper"),
-        (r"(?:a_)?lfo_(\d+)_", "LFO {}"),
-        (r"a_(?=pan$|width$|vca_gain$)", "Output"),
-        (r"fx_([a-z]\d+)_", "Effect {}"),
-        (r"noise_", "Noise"),
-        (r"filter_", "Filter"),
-        (r"amp_", "Amplifier"),
-        (r"(?=stereo_width$)", "Output"),
-    )
-)
 _NOTE = "Note"
 _OTHER = "Parameters"
 # Words that are written in capitals.
 _ABBREVIATIONS = {"eg", "eq", "feg", "fm", "hf", "lf", "lfo", "vca"}
 
 
-@cache
-def headings(spec: ParamSpec) -> dict[str, tuple[str, str]]:
-    """Parameter name to (group, label), such as ``a_lfo_1_rate`` to (``LFO 1``, ``Rate``), in the order of the spec.
+@dataclass(frozen=True)
+class Panel:
+    """The groups of a synthesizer's parameters.
 
-    Parameters of a synthesizer that is not known here are grouped by the first word of their names, where several
-    names begin with it.
+    ``groups`` has pairs (pattern, group). The first pattern that matches the beginning of a name decides, and the label
+    leaves out what it matched. A number that it found takes the place of {} in the group. Any other parameter is
+    grouped by the first word of its name, if several names begin with it.
+
+    ``exchangeable`` has the groups with {} whose settings fit in each other's place, such as ``Operator {}``.
     """
-    firsts = Counter(_first_word(parameter.name) for parameter in spec.synth_params)
-    split = {parameter.name: _split(parameter.name, firsts) for parameter in spec.synth_params}
-    split |= {parameter.name: (_NOTE, parameter.name.removeprefix("note_")) for parameter in spec.note_params}
-    return {name: (group, _readable(rest)) for name, (group, rest) in split.items()}
 
+    groups: tuple[tuple[str, str], ...] = ()
+    exchangeable: tuple[str, ...] = ()
 
-def _split(name: str, firsts: Counter[str]) -> tuple[str, str]:
-    """The group of a name, and the rest of the name."""
-    for pattern, group in _GROUPS:
-        match = pattern.match(name)
-        if match and name[match.end() :].strip("_ "):
-            return group.format(*(number.upper() for number in match.groups())), name[match.end() :]
-    first = _first_word(name)
-    if firsts[first] > 1 and name.removeprefix(first).strip("_ "):
-        return _readable(first), name.removeprefix(first)
-    return _OTHER, name
+    @cache  # noqa: B019 - a program has few panels, and they stay.
+    def headings(self, spec: ParamSpec) -> dict[str, tuple[str, str]]:
+        """Parameter name to (group, label), such as ``a_lfo_1_rate`` to (``LFO 1``, ``Rate``), in spec order."""
+        firsts = Counter(_first_word(parameter.name) for parameter in spec.synth_params)
+        split = {parameter.name: self._split(parameter.name, firsts) for parameter in spec.synth_params}
+        split |= {parameter.name: (_NOTE, parameter.name.removeprefix("note_")) for parameter in spec.note_params}
+        return {name: (group, _readable(rest)) for name, (group, rest) in split.items()}
+
+    def modules(self, spec: ParamSpec) -> dict[str, tuple[str, ...]]:
+        """Group to the names of its parameters, without the note's."""
+        modules: dict[str, tuple[str, ...]] = {}
+        for parameter in spec.synth_params:
+            group, _ = self.headings(spec)[parameter.name]
+            modules[group] = (*modules.get(group, ()), parameter.name)
+        return modules
+
+    def places(self, spec: ParamSpec) -> list[tuple[str, ...]]:
+        """Sets of groups whose parameters, in order, have the same labels and kinds, and fit in each other's place."""
+        alike: dict[object, tuple[str, ...]] = {}
+        kinds = {parameter.name: (type(parameter), parameter.width) for parameter in spec.synth_params}
+        for group, names in self.modules(spec).items():
+            template = re.sub(r"\w+$", "{}", group)
+            if template in self.exchangeable:
+                layout = tuple((self.headings(spec)[name][1], kinds[name]) for name in names)
+                alike[template, layout] = (*alike.get((template, layout), ()), group)
+        return [groups for groups in alike.values() if len(groups) > 1]
+
+    def _split(self, name: str, firsts: Counter[str]) -> tuple[str, str]:
+        """The group of a name, and the rest of the name."""
+        for pattern, group in self.groups:
+            match = re.match(pattern, name)
+            if match and name[match.end() :].strip("_ "):
+                return group.format(*(number.upper() for number in match.groups())), name[match.end() :]
+        first = _first_word(name)
+        if firsts[first] > 1 and name.removeprefix(first).strip("_ "):
+            return _readable(first), name.removeprefix(first)
+        return _OTHER, name
 
 
 def _first_word(name: str) -> str:

@@ -107,10 +107,7 @@ class Categorical:
         gaps = np.diff(np.sort(np.asarray(self.raw_values)))
         _require(bool(np.all(gaps > 2 * RAW_VALUE_TOLERANCE)), "raw_values must differ")
         _require(len(set(self.column_names)) == len(self.values), "values must differ")
-        _require(
-            _finite(*self.weights) and min(self.weights) >= 0.0 and 0.0 < sum(self.weights) < math.inf,
-            "weights must be non-negative and not all zero",
-        )
+        _require_weights(self.weights)
 
     @property
     def width(self) -> int:
@@ -126,11 +123,7 @@ class Categorical:
 
     def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
         """Uniform numbers (N, 1) in [0, 1) to one-hot columns (N, K), drawn by weight."""
-        ends = np.cumsum(self.weights)
-        # Rounding may lift the product to the end of the last category of any weight.
-        last = int(np.flatnonzero(self.weights)[-1])
-        drawn = np.minimum(np.searchsorted(ends, uniforms[:, 0] * ends[-1], side="right"), last)
-        return np.eye(self.width)[drawn]
+        return np.eye(self.width)[_drawn(self.weights, uniforms[:, 0])]
 
     def index(self, raw_value: float) -> int:
         """The category of a raw value. Raises ValueError where there is none."""
@@ -157,20 +150,29 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Discrete(_OneColumn):
-    """An integer on [min, max] in one scalar column, such as pitch as a MIDI note number."""
+    """An integer on [min, max] in one scalar column, such as pitch as a MIDI note number.
+
+    ``weights`` are relative sampling probabilities, one an integer; without them all integers are equally likely.
+    """
 
     draws: ClassVar[int] = 1
 
     name: str
     min: int
     max: int
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _require(-MAX_INTEGER <= self.min < self.max <= MAX_INTEGER, f"needs min < max within +-{MAX_INTEGER}")
+        if self.weights:
+            _require(len(self.weights) == self.max - self.min + 1, "needs a weight for each integer")
+            _require_weights(self.weights)
 
     def sample(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Uniform numbers (N, 1) in [0, 1) to columns (N, 1) of equally likely integers."""
+        """Uniform numbers (N, 1) in [0, 1) to columns (N, 1)."""
         span = self.max - self.min
+        if self.weights:
+            return _drawn(self.weights, uniforms) / span
         # The product of the largest number below 1 may round up to the end.
         return np.minimum(np.floor(uniforms * (span + 1)), span) / span
 
@@ -231,6 +233,21 @@ def _keep_apart(start: NDArray, end: NDArray, max_seconds: float) -> tuple[NDArr
     """Sorted times at least 10 ms apart: the end moves first, then the start where the end would leave the sound."""
     end = np.minimum(np.maximum(end, start + MIN_NOTE_SECONDS), max_seconds)
     return np.minimum(start, end - MIN_NOTE_SECONDS), end
+
+
+def _drawn(weights: tuple[float, ...], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Uniform numbers in [0, 1) to positions in ``weights``, drawn by weight."""
+    ends = np.cumsum(weights)
+    # Rounding may lift the product to the end of the last position of any weight.
+    last = int(np.flatnonzero(weights)[-1])
+    return np.minimum(np.searchsorted(ends, uniforms * ends[-1], side="right"), last)
+
+
+def _require_weights(weights: tuple[float, ...]) -> None:
+    _require(
+        _finite(*weights) and min(weights) >= 0.0 and 0.0 < sum(weights) < math.inf,
+        "weights must be non-negative and not all zero",
+    )
 
 
 def _clip(columns: ArrayLike) -> NDArray[np.float64]:

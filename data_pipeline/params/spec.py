@@ -86,7 +86,7 @@ class ParamSpec:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of all that changes rows or their distribution: order, kinds, ranges, labels, weights."""
-        content = [{"kind": type(parameter).__name__, **asdict(parameter)} for parameter in self.parameters]
+        content = [{"kind": type(parameter).__name__, **_fields(parameter)} for parameter in self.parameters]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -217,21 +217,24 @@ def spec_text(name_or_path: str) -> str:
 
 
 def spec_json(spec: ParamSpec) -> str:
-    """The JSON text of a spec, as ``load_spec`` reads it."""
-    content = {
-        "name": spec.name,
-        "width": spec.width,
-        "interchangeable": spec.interchangeable,
-        "synth_params": [_entry(parameter) for parameter in spec.synth_params],
-        "note_params": [_entry(parameter) for parameter in spec.note_params],
-    }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    """The JSON text of a spec, as ``load_spec`` reads it: a line for each parameter."""
+    about = {"name": spec.name, "width": spec.width, "interchangeable": spec.interchangeable}
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in about.items()]
+    for key, parameters in (("synth_params", spec.synth_params), ("note_params", spec.note_params)):
+        entries = ",\n".join(f"  {json.dumps(_entry(parameter), allow_nan=False)}" for parameter in parameters)
+        lines.append(f" {json.dumps(key)}: [\n{entries}\n ]")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _entry(parameter: Parameter) -> dict[str, Any]:
     kinds = {Categorical: "categorical", Continuous: "continuous", Discrete: "discrete", NoteDuration: "note_duration"}
-    fields = asdict(parameter)
+    fields = _fields(parameter)
     return {"name": fields.pop("name"), "width": parameter.width, "kind": kinds[type(parameter)], **fields}
+
+
+def _fields(parameter: Parameter) -> dict[str, Any]:
+    """The fields of a parameter. Integers without weights have none, so that hashes of older specs stay the same."""
+    return {name: value for name, value in asdict(parameter).items() if (name, value) != ("weights", ())}
 
 
 def _read_capped(path: Path) -> str:
@@ -290,7 +293,9 @@ def _parse_kind(name: str, kind: str, entry: Mapping[str, Any]) -> Parameter:
             return _parse_categorical(name, entry)
         case "discrete":
             _check_encoding(entry, "scalar")
-            return Discrete(name, min=_typed(entry, "min", int), max=_typed(entry, "max", int))
+            weights = _typed({"weights": [], **entry}, "weights", list)
+            ends = {key: _typed(entry, key, int) for key in ("min", "max")}
+            return Discrete(name, **ends, weights=tuple(map(_number, weights)))
         case "note_duration":
             return NoteDuration(name, max_seconds=_number(entry["max_seconds"]))
     raise ValueError(f"unknown kind {kind[:40]!r}; there are continuous, categorical, discrete, note_duration")

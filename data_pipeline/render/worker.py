@@ -21,7 +21,8 @@ from typing import Any
 
 from data_pipeline.console.cli import UserError
 from data_pipeline.render import worker_messages as messages
-from data_pipeline.synths.protocol import Audio, DriftError, SoundingError, SynthSettings, open_synth
+from data_pipeline.synths.choice import open_synth
+from data_pipeline.synths.protocol import Audio, DriftError, SoundingError, SynthSettings
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's <sys/prctl.h>.
 

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from data_pipeline.params.groups import headings
 from data_pipeline.params.kinds import Categorical, Continuous, NoteDuration, Parameter
 from data_pipeline.params.spec import ParamSpec
+from data_pipeline.synths.choice import instrument_of
+from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import PITCH
-from data_pipeline.synths.surge.display import surge_texts
-from data_pipeline.synths.surge.patch import surge_template
 
 NOTES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 
@@ -41,20 +42,26 @@ class DecodedValue:
 
 def decode_row(spec: ParamSpec, row: ArrayLike) -> list[DecodedValue]:
     """Decodes any real row (W,): its numbers in row order. Raises ValueError as ``ParamSpec.decode`` does."""
-    values = spec.decode(row)
-    template = surge_template(spec)
-    shown = surge_texts(template.spec, values) if template else {}
+    return decode_values(spec, spec.decode(row))
+
+
+def decode_values(spec: ParamSpec, values: Mapping[str, Any]) -> list[DecodedValue]:
+    """The decoded numbers, in row order, of raw values by parameter name; values may be missing."""
+    own = instrument_of(spec) or Instrument()
+    headings, texts = own.panel.headings(spec), own.texts(spec, values)
     decoded = []
     for parameter in spec.parameters:
+        if parameter.name not in values:
+            continue
         name, value = parameter.name, values[parameter.name]
-        group, label = headings(spec)[name]
+        group, label = headings[name]
         if isinstance(parameter, NoteDuration):
             for each, at, seconds, place in zip(
                 parameter.column_names, ("Start", "End"), value, parameter.encode(value), strict=True
             ):
                 decoded.append(DecodedValue(name, each, group, at, seconds, f"{seconds:.2f} s", float(place)))
         else:
-            text = shown[name] if name in shown else _text(parameter, value)
+            text = texts[name] if name in texts else _text(parameter, value)
             place = None if isinstance(parameter, Categorical) else float(parameter.encode(value)[0])
             decoded.append(DecodedValue(name, name, group, label, value, text, place))
     return decoded

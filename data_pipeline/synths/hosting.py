@@ -10,6 +10,7 @@ would overflow the event buffers of some plugins.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.audio.contract import AUDIO_SHAPE, CHANNELS, SAMPLE_RATE, SAMPLES, SECONDS, VELOCITY
+from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError, counted
 from data_pipeline.params.kinds import NoteDuration
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, DriftError, SoundingError
@@ -82,6 +83,13 @@ def load_plugin(path: str | Path, name: str = "") -> Any:
     return plugin
 
 
+def why_not_hosted(plugin: str, named_by: str) -> str | None:
+    """One line that names the missing plugin or pedalboard, as ``Instrument.missing``."""
+    if not plugin or not Path(plugin).exists():
+        return f"there is no plugin at {plugin!r}: name a .vst3 with {named_by}"
+    return NEEDS_PEDALBOARD if importlib.util.find_spec("pedalboard") is None else None
+
+
 def _require_choice(host: Any, path: str | Path, name: str) -> None:
     """Raises UserError unless the file holds a plugin of this name or, without a name, only one plugin."""
     names = host.get_plugin_names_for_file(str(path))
@@ -128,19 +136,27 @@ def require_no_differences(synth: str, differences: Sequence[tuple[str, float, f
         raise DriftError(f"{synth} holds another patch in {counted(len(differences), 'parameter')}: {'; '.join(named)}")
 
 
-def play_note(plugin: HostedPlugin, values: Mapping[str, Any], silence: float = MIN_FLUSH_SECONDS) -> Audio:
-    """Lets the plugin settle, then plays the note of a patch's values. Returns audio (2, 176400).
+def play_note(
+    plugin: HostedPlugin,
+    values: Mapping[str, Any],
+    silence: float = MIN_FLUSH_SECONDS,
+    *,
+    velocity: int = VELOCITY,
+    seconds: float = SECONDS,
+) -> Audio:
+    """Lets the plugin settle, then plays the note of a patch's values. Returns audio (2, T) of ``seconds``.
 
     ``silence`` is that of ``settle``. Raises SoundingError where the plugin sounds before the note, and UserError where
     it returns audio of another shape.
     """
     silent = settle(plugin, silence)
     pitch, (start, end) = int(values[PITCH]), values[NOTE_TIMES]
-    note = [(bytes([NOTE_ON, pitch, VELOCITY]), float(start)), (bytes([NOTE_OFF, pitch, 0]), float(end))]
+    note = [(bytes([NOTE_ON, pitch, velocity]), float(start)), (bytes([NOTE_OFF, pitch, 0]), float(end))]
+    shape = (CHANNELS, round(seconds * SAMPLE_RATE))
     # Longer than the sound: the host does not send a note-off that lies at the very end.
-    audio = process(plugin, note, SECONDS + BUFFER_SIZE / SAMPLE_RATE)[:, :SAMPLES]
-    if audio.shape != AUDIO_SHAPE:
-        raise UserError(f"the plugin gave audio of shape {audio.shape}, not {AUDIO_SHAPE}: is it stereo?")
+    audio = process(plugin, note, seconds + BUFFER_SIZE / SAMPLE_RATE)[:, : shape[1]]
+    if audio.shape != shape:
+        raise UserError(f"the plugin gave audio of shape {audio.shape}, not {shape}: is it stereo?")
     audio = np.ascontiguousarray(audio, np.float32)
     # Some plugins begin a note with the buffer that holds it.
     before_note = max(0, int(start * SAMPLE_RATE) - BUFFER_SIZE)

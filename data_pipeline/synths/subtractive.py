@@ -36,8 +36,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SAMPLES
+from data_pipeline.audio.contract import CHANNELS, SAMPLE_RATE, SECONDS, VELOCITY
+from data_pipeline.params.groups import Panel
 from data_pipeline.synths import subtractive_dsp as dsp
+from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, Audio, SynthSettings
 
 OSCILLATORS = ("osc_1_", "osc_2_", "osc_3_")
@@ -71,20 +73,28 @@ class Subtractive:
     name = "subtractive"
     version = "1.0"
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
-        """Renders raw values of the spec ``subtractive`` to audio (2, 176400) of magnitude at most 0.98.
+    def render(
+        self,
+        values: Mapping[str, Any],
+        *,
+        base: bytes | None = None,
+        velocity: int = VELOCITY,
+        seconds: float = SECONDS,
+    ) -> Audio:
+        """Renders raw values of the spec ``subtractive`` to audio (2, T) of magnitude at most 0.98.
 
-        The same values give the same bits with one machine and NumPy build, and differ by less than 1e-5 elsewhere.
-        Raises KeyError where a value is missing.
+        There is no base patch, and the velocity changes nothing. The same values give the same bits with one machine
+        and NumPy build, and differ by less than 1e-5 elsewhere. Raises KeyError where a value is missing.
         """
-        start, end = (min(round(seconds * SAMPLE_RATE), SAMPLES - 1) for seconds in values[NOTE_TIMES])
-        envelope = _amplitude(values, held=max(end - start, 1), longest=SAMPLES - start)
+        samples = round(seconds * SAMPLE_RATE)
+        start, end = (min(round(time * SAMPLE_RATE), samples - 1) for time in values[NOTE_TIMES])
+        envelope = _amplitude(values, held=max(end - start, 1), longest=samples - start)
         n = len(envelope)
         voice = dsp.lowpass(_sources(values, n), _cutoff(values, n), _knob(values, "filter_resonance", RESONANCE_Q))
         voice *= envelope * (GAIN * _resonance_headroom(values))
-        tail = min(dsp.LONGEST_DELAY_SAMPLES, SAMPLES - start - n)
+        tail = min(dsp.LONGEST_DELAY_SAMPLES, samples - start - n)
         voice = dsp.widen(np.pad(voice, ((0, 0), (0, tail))), values["stereo_width"])
-        audio = np.zeros((CHANNELS, SAMPLES), np.float32)
+        audio = np.zeros((CHANNELS, samples), np.float32)
         audio[:, start : start + n + tail] = CEILING * np.tanh(voice)
         return audio
 
@@ -95,9 +105,29 @@ class Subtractive:
         """Returns None: no plugin host loads the synthesizer."""
 
 
-def open_synth(settings: SynthSettings) -> Subtractive:
-    """Opens the synthesizer; it needs no settings."""
-    return Subtractive()
+class SubtractiveInstrument(Instrument):
+    """The built-in synthesizer as an ``Instrument``."""
+
+    name = "subtractive"
+    specs = ("subtractive",)
+    exact = True
+    panel = Panel(
+        groups=(
+            (r"osc_(\d+)_", "Oscillator {}"),
+            (r"noise_", "Noise"),
+            (r"filter_", "Filter"),
+            (r"amp_", "Amplifier"),
+            (r"(?=stereo_width$)", "Output"),
+        ),
+        exchangeable=("Oscillator {}",),
+    )
+
+    def open(self, settings: SynthSettings) -> Subtractive:
+        """Opens the synthesizer; it needs no settings."""
+        return Subtractive()
+
+
+INSTRUMENT = SubtractiveInstrument()
 
 
 def _sources(values: Mapping[str, Any], n: int) -> dsp.Signal:

@@ -6,10 +6,11 @@ again would mislabel data: a host drops a write that equals its last one, even i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.audio.contract import SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError, counted
 from data_pipeline.params.kinds import Categorical, Parameter
 from data_pipeline.params.spec import ParamSpec
@@ -21,7 +22,9 @@ from data_pipeline.synths.hosting import (
     parameters_by_name,
     play_note,
     require_no_differences,
+    why_not_hosted,
 )
+from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import Audio, SynthSettings
 from data_pipeline.synths.vst3_preset import read_preset_file
 
@@ -42,24 +45,43 @@ class Vst3Synth:
         Raises UserError for a malformed preset, or where the plugin lacks a parameter of the spec.
         """
         self._plugin = plugin
+        self._spec = spec
         self.name = name
         self.version = version
         self._values: Mapping[str, Any] | None = None
-        load_base_patch(plugin, base_preset)
-        self._parameters = _hosted_parameters(plugin, spec)
-        for _, hosted in self._parameters:
-            make_writes_count(hosted)
+        self._own_base: bytes | None = None
+        self._load(base_preset, spec.slices.keys())
+        self._first_base = base_preset or plugin.preset_data
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
-        """Renders raw values to audio (2, 176400).
+    def _load(self, base: bytes | None, names: Collection[str]) -> None:
+        """Loads a base patch, of which the parameters with these names will be written."""
+        load_base_patch(self._plugin, base)
+        hosted = _hosted_parameters(self._plugin, self._spec)
+        self._parameters = [(parameter, own) for parameter, own in hosted if parameter.name in names]
+        for _, own in self._parameters:
+            make_writes_count(own)
 
-        Raises SoundingError as ``Synth`` does, and UserError where the patch removes a parameter's name.
+    def render(
+        self,
+        values: Mapping[str, Any],
+        *,
+        base: bytes | None = None,
+        velocity: int = VELOCITY,
+        seconds: float = SECONDS,
+    ) -> Audio:
+        """Renders raw values to audio (2, T); ``base`` is a whole ``.vstpreset``.
+
+        Raises SoundingError as ``Synth`` does, and UserError where the patch removes a parameter's name, or for a base
+        patch that the plugin does not take.
         """
+        if base is not None or self._own_base is not None:
+            self._load(self._first_base if base is None else base, values.keys())
+        self._own_base = base
         for parameter, hosted in self._parameters:
             hosted.raw_value = values[parameter.name]
         self._values = dict(values)
         try:
-            return play_note(self._plugin, values, ECHO_SECONDS)
+            return play_note(self._plugin, values, ECHO_SECONDS, velocity=velocity, seconds=seconds)
         finally:
             self._require_names()
 
@@ -90,13 +112,6 @@ class Vst3Synth:
         return self._plugin.preset_data
 
 
-def open_synth(settings: SynthSettings) -> Vst3Synth:
-    """Loads the instrument at ``settings.plugin`` with the base patch at ``settings.preset``. Raises UserError."""
-    plugin = load_plugin(settings.plugin, settings.plugin_name)
-    base_preset = read_preset_file(Path(settings.preset)) if settings.preset else None
-    return Vst3Synth(plugin, settings.spec, plugin.name, plugin.version, base_preset)
-
-
 def _hosted_parameters(plugin: HostedPlugin, spec: ParamSpec) -> list[tuple[Parameter, Any]]:
     hosted = parameters_by_name(plugin)
     missing = [parameter.name for parameter in spec.synth_params if parameter.name not in hosted]
@@ -114,3 +129,30 @@ def _same(parameter: Parameter, expected: float, found: float) -> bool:
         nearest = [min(parameter.raw_values, key=lambda raw: abs(raw - value)) for value in (expected, found)]
         return nearest[0] == nearest[1]
     return abs(found - expected) <= RAW_TOLERANCE
+
+
+class Vst3Instrument(Instrument):
+    """Any VST3 instrument."""
+
+    name = "vst3"
+    takes = frozenset(("plugin", "plugin_name", "preset"))
+    extra = "synthjax[render]"
+    writes = (".vstpreset",)
+
+    def open(self, settings: SynthSettings) -> Vst3Synth:
+        """Loads the instrument at ``settings.plugin`` with the base patch at ``settings.preset``. Raises UserError."""
+        plugin = load_plugin(settings.plugin, settings.plugin_name)
+        base_preset = read_preset_file(Path(settings.preset)) if settings.preset else None
+        return Vst3Synth(plugin, settings.spec, plugin.name, plugin.version, base_preset)
+
+    def check(self, settings: SynthSettings) -> None:
+        """Raises UserError without a plugin."""
+        if not settings.plugin:
+            raise UserError(f"synth {self.name} needs its plugin: --plugin=PATH.vst3")
+
+    def missing(self, settings: SynthSettings, named_by: str) -> str | None:
+        """Looks for the plugin and for pedalboard."""
+        return why_not_hosted(settings.plugin, named_by)
+
+
+INSTRUMENT = Vst3Instrument()

@@ -27,7 +27,7 @@ from data_pipeline.shards.reader import (
     seal,
 )
 from data_pipeline.shards.splits import write_splits
-from data_pipeline.synths.protocol import open_synth
+from data_pipeline.synths.choice import open_synth
 from synthjax.configs import render_subtractive
 
 FIRST_SHARD = Path("shards", "shard-0.h5")

@@ -29,7 +29,7 @@ from data_pipeline.render.row_renderer import ATTEMPTS_AT_ONCE, RenderSettings, 
 from data_pipeline.render.worker_messages import Batch
 from data_pipeline.render.worker_pool import Supervision, WorkerPool
 from data_pipeline.synths import hosting
-from data_pipeline.synths.protocol import open_synth
+from data_pipeline.synths.choice import open_synth
 from scripts.benchmarks import report
 
 FLAGS = flags.FLAGS

@@ -1,7 +1,4 @@
-"""A prediction as files: NAME.json, NAME.vstpreset to load in a host, and NAME.wav if it was rendered.
-
-For Surge XT there is also NAME.fxp, which its own browser reads.
-"""
+"""A prediction as files: NAME.json, the synthesizer's preset files, and NAME.wav if it was rendered."""
 
 from __future__ import annotations
 
@@ -18,24 +15,24 @@ from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import printable
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import instrument, instrument_of, written_endings
 from data_pipeline.synths.decoding import decode_row
+from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import Audio
-from data_pipeline.synths.surge.patch import patch_values, state_of, surge_template
-from data_pipeline.synths.surge.preset_files import preset_files
 from synthjax.inference.predictor import Candidate, Prediction
 
 
 class PredictionFiles:
     """Writes the results of one spec's predictions to a folder.
 
-    Presets of Surge XT need no plugin. A preset of any other VST3 plugin is the plugin's own state, which the
-    ``renderer`` returns. A spec of Surge XT with the user's own base patch counts as any other plugin's.
+    The synthesizer of the spec writes its preset files without being opened. A preset of any other VST3 plugin is the
+    plugin's own state, which the ``renderer`` returns. A spec with the user's own base patch counts as any other's.
     """
 
     def __init__(self, folder: Path, spec: ParamSpec, renderer: PatchRenderer | None = None) -> None:
         self._folder = folder
         self._spec = spec
-        self._template = None if renderer and renderer.synth.preset else surge_template(spec)
+        self._instrument = (instrument(renderer.synth.synth) if renderer else instrument_of(spec)) or Instrument()
         self._plugin = renderer if renderer and renderer.synth.plugin else None
 
     def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
@@ -60,20 +57,23 @@ class PredictionFiles:
 
     def _presets(self, name: str, prediction: Prediction) -> Mapping[str, bytes | None]:
         """The content of every preset file by the ending of its name; None where there is no such file."""
-        if not self._template:
-            return {".vstpreset": self._plugin.preset(prediction.best.row) if self._plugin else None, ".fxp": None}
-        patch = state_of(self._template.xml(prediction.values))
-        return preset_files(patch, name, f"Estimated by synthjax from the sound {name}.")
+        found: dict[str, bytes | None] = dict.fromkeys(written_endings())
+        comment = f"Estimated by synthjax from the sound {name}."
+        candidates = [self._spec.decode(candidate.row) for candidate in prediction.candidates]
+        found |= self._instrument.preset_files(self._spec, candidates, name, comment)
+        if found[".vstpreset"] is None and self._plugin:
+            found[".vstpreset"] = self._plugin.preset(prediction.best.row)
+        return found
 
     def _content(self, prediction: Prediction) -> dict[str, Any]:
         spread = prediction.spread
         notes = {parameter.name: prediction.values[parameter.name] for parameter in self._spec.note_params}
-        in_patch = patch_values(self._spec) if self._template else {}
+        in_file = self._instrument.in_file(self._spec, prediction.values)
         parameters = {}
         for decoded in decode_row(self._spec, prediction.best.row):
             name = decoded.name
             if decoded.parameter not in notes:
-                patch_value = {"patch_value": in_patch[name].to_patch(decoded.value)} if in_patch else {}
+                patch_value = {"patch_value": in_file[name]} if name in in_file else {}
                 parameters[name] = {"value": decoded.value, "text": decoded.text, **patch_value, "spread": spread[name]}
         return {
             "spec": self._spec.name,

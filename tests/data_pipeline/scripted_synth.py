@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.audio.contract import SAMPLE_RATE, SAMPLES
+from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import Audio, DriftError, SoundingError, SynthSettings
 
 SPEC = {
@@ -51,7 +52,7 @@ class ScriptedSynth:
             print("cannot find the wavetables", flush=True)  # os._exit drops what is not.
             os._exit(3)
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
+    def render(self, values: Mapping[str, Any], **_: Any) -> Audio:
         self._renders += 1
         self._values = values
         if self._rings or values["level"] <= self._script.get("drones", -1.0):
@@ -133,5 +134,12 @@ def sine(values: Mapping[str, Any]) -> Audio:
     return np.tile((0.4 * values["level"] * tone).astype(np.float32), (2, 1))
 
 
-def open_synth(settings: SynthSettings) -> ScriptedSynth:
-    return ScriptedSynth(settings.preset)
+class ScriptedInstrument(Instrument):
+    name = "scripted"
+    takes = frozenset(("preset",))
+
+    def open(self, settings: SynthSettings) -> ScriptedSynth:
+        return ScriptedSynth(settings.preset)
+
+
+INSTRUMENT = ScriptedInstrument()

@@ -169,7 +169,7 @@ def test_predict_as_a_person_runs_it(workdir: Path, targets: list[np.ndarray], t
     prediction = json.loads((out / "0.json").read_text(encoding="utf-8"))
     audio, rate = soundfile.read(out / "0.wav", dtype="float32")
     assert (audio.shape, rate) == ((176400, 2), 44100)
-    from data_pipeline.synths.protocol import open_synth
+    from data_pipeline.synths.choice import open_synth
 
     rendered = open_synth(synth_for(SPEC)).render(SPEC.decode(prediction["candidates"][0]["row"]))
     np.testing.assert_allclose(audio.T, rendered, atol=1e-5)

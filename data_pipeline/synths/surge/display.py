@@ -16,16 +16,16 @@ from data_pipeline.synths.surge.patch import PatchValue, patch_values
 
 
 def surge_texts(spec: ParamSpec, values: Mapping[str, Any]) -> dict[str, str]:
-    """Raw values by name to the texts that Surge XT shows, for every synthesizer parameter of one of its specs.
+    """Raw values by name to the texts that Surge XT shows, for those parameters of one of its specs that have a value.
 
     Raises UserError for a parameter that Surge XT lacks, ValueError for an illegal value.
     """
     in_patch = patch_values(spec)
-    return {p.name: surge_text(p, in_patch[p.name], values[p.name]) for p in spec.synth_params}
+    given = (p for p in spec.synth_params if p.name in values)
+    return {p.name: _parameter_text(p, in_patch[p.name], values[p.name]) for p in given}
 
 
-def surge_text(parameter: Parameter, in_patch: PatchValue, raw: float) -> str:
-    """The text that Surge XT shows for a parameter's raw value. Raises ValueError for an illegal one."""
+def _parameter_text(parameter: Parameter, in_patch: PatchValue, raw: float) -> str:
     if isinstance(parameter, Categorical):
         return _label(parameter.label(raw))
     return _text(parameter.name, in_patch.to_patch(raw))

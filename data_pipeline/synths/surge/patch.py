@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ SPECS = ("surge_simple", "surge_xt")
 # The class id of Surge XT's presets, the same in every version and on every system.
 CLASS_ID = b"ABCDEF019182FAEB566D624153675854"
 
-# Surge XT's state: "sub3", the XML's length, the sizes of six embedded wavetables (ours have none), the XML.
-_STATE_HEADER = struct.Struct("<4si24x")
+# Surge XT's state: "sub3", the XML's length, the sizes of six embedded wavetables (ours have none), the XML, and the
+# wavetables.
+_STATE_HEADER = struct.Struct("<4si24s")
+_NO_WAVETABLES = bytes(24)
 _STATE_MAGIC = b"sub3"
 _FLOAT32 = struct.Struct("<f")
 # Marks the place of each value while a template is cut: a character that no XML document may contain.
@@ -82,20 +84,41 @@ class PatchValue:
 
 
 class PatchTemplate:
-    """A spec's base patch, cut into pieces at its parameters' values: a patch is made by joining pieces and values."""
+    """A base patch, cut into pieces at its parameters' values: a patch is made by joining pieces and values."""
 
     def __init__(self, spec: ParamSpec, init_patch: bytes | None = None) -> None:
-        """``init_patch`` is the plugin's own (XML, see ``read_preset``). The default is our copy of it.
+        """The base patch of a spec. ``init_patch`` is the plugin's own (XML, see ``read_preset``), else our copy of it.
 
         Raises UserError for a spec that has no base patch, or whose parameters are not Surge XT's.
         """
-        self.spec = spec
         root = base_patch(spec.name, init_patch)
         elements = parameters(root)
-        by_tag = {value.tag: (name, value) for name, value in patch_values(spec).items()}
-        for tag in by_tag:
-            _existing(elements, tag).set("value", _CUT)
-        cut = (element.tag for element in parameter_section(root) if element.get("value") == _CUT)
+        for value in patch_values(spec).values():
+            _existing(elements, value.tag)
+        self._cut(root, spec, spec.slices.keys(), _NO_WAVETABLES, b"")
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def on(cls, state: bytes, spec: ParamSpec, names: frozenset[str]) -> PatchTemplate:
+        """A patch in a plugin's state as the base of the spec's parameters with these names.
+
+        Wavetables and all that is not named stay as they are. Raises UserError for a malformed state.
+        """
+        xml, sizes, wavetables = _read_parts(state)
+        template = cls.__new__(cls)
+        template._cut(parse_patch(xml), spec, names, sizes, wavetables)
+        return template
+
+    def _cut(self, root: Element, spec: ParamSpec, names: Collection[str], sizes: bytes, wavetables: bytes) -> None:
+        self.spec = spec
+        self._sizes, self._wavetables = sizes, wavetables
+        elements, section = parameters(root), parameter_section(root)
+        by_tag = {value.tag: (name, value) for name, value in patch_values(spec).items() if name in names}
+        for tag, (_, value) in by_tag.items():
+            if tag not in elements:  # A patch of an older version lacks what came later.
+                elements[tag] = SubElement(section, tag, type="0" if value.integer else "2")
+            elements[tag].set("value", _CUT)
+        cut = (element.tag for element in section if element.get("value") == _CUT)
         self._slots = [by_tag[tag] for tag in cut]
         *self._before, self._end = (piece.encode() for piece in serialise(root).split(_CUT))
 
@@ -106,7 +129,9 @@ class PatchTemplate:
 
     def preset(self, values: Mapping[str, Any]) -> bytes:
         """Makes the bytes of a ``.vstpreset`` of raw values by parameter name. Raises ValueError as ``xml`` does."""
-        return build_container(CLASS_ID, state_of(self.xml(values)))
+        xml = self.xml(values)
+        state = _STATE_HEADER.pack(_STATE_MAGIC, len(xml), self._sizes) + xml + self._wavetables
+        return build_container(CLASS_ID, state)
 
 
 @cache
@@ -125,7 +150,7 @@ def surge_template(spec: ParamSpec) -> PatchTemplate | None:
 
 def state_of(xml: bytes) -> bytes:
     """The plugin's state that holds a patch XML and no wavetables."""
-    return _STATE_HEADER.pack(_STATE_MAGIC, len(xml)) + xml
+    return _STATE_HEADER.pack(_STATE_MAGIC, len(xml), _NO_WAVETABLES) + xml
 
 
 def read_preset(preset: str | Path | bytes) -> bytes:
@@ -133,13 +158,18 @@ def read_preset(preset: str | Path | bytes) -> bytes:
 
     Raises UserError for a file that cannot be read, and for anything that is not a preset of Surge XT.
     """
-    state = read_state(preset if isinstance(preset, bytes) else read_preset_file(Path(preset)))
+    return _read_parts(read_state(preset if isinstance(preset, bytes) else read_preset_file(Path(preset))))[0]
+
+
+def _read_parts(state: bytes) -> tuple[bytes, bytes, bytes]:
+    """The patch XML in a plugin's state, the sizes of the wavetables, and the wavetables. Raises UserError."""
     if len(state) < _STATE_HEADER.size or not state.startswith(_STATE_MAGIC):
         raise UserError("the preset is not one of Surge XT's")
-    length = _STATE_HEADER.unpack_from(state)[1]
+    _, length, sizes = _STATE_HEADER.unpack_from(state)
     if not 0 < length <= len(state) - _STATE_HEADER.size:
         raise UserError("the preset is damaged: its patch is cut off")
-    return state[_STATE_HEADER.size : _STATE_HEADER.size + length].rstrip(b"\0")
+    end = _STATE_HEADER.size + length
+    return state[_STATE_HEADER.size : end].rstrip(b"\0"), sizes, state[end:]
 
 
 def read_values(patch_xml: bytes, spec: ParamSpec) -> dict[str, float]:
@@ -158,7 +188,7 @@ def read_values(patch_xml: bytes, spec: ParamSpec) -> dict[str, float]:
 
 
 def differences(patch_xml: bytes, values: Mapping[str, Any], spec: ParamSpec) -> list[tuple[str, float, float]]:
-    """Compares a patch with raw values. Returns differences (parameter name, expected raw value, found raw value).
+    """Compares a patch with raw values of some parameters. Returns (name, expected raw value, found raw value).
 
     Values differ when they are more than 1e-6 of the parameter's range apart in the patch. The found value is NaN if
     it is no category of the spec. Raises UserError for a malformed patch or a missing parameter.
@@ -166,7 +196,7 @@ def differences(patch_xml: bytes, values: Mapping[str, Any], spec: ParamSpec) ->
     return [
         (name, float(values[name]), value.to_raw(found))
         for name, (value, found) in _found_values(patch_xml, spec).items()
-        if not value.same(value.to_patch(values[name]), found)
+        if name in values and not value.same(value.to_patch(values[name]), found)
     ]
 
 

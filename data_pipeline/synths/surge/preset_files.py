@@ -21,10 +21,9 @@ from collections.abc import Mapping
 from xml.etree.ElementTree import Element
 
 from data_pipeline.console.cli import UserError
-from data_pipeline.params.groups import headings
+from data_pipeline.params.kinds import Categorical, Continuous
 from data_pipeline.params.spec import ParamSpec, load_spec
-from data_pipeline.synths.shown_patch import ShownPatch, ShownValue
-from data_pipeline.synths.surge.display import surge_text
+from data_pipeline.synths.instrument import FilePatch
 from data_pipeline.synths.surge.patch import CLASS_ID, SPECS, base_patch, patch_values, read_preset, state_of
 from data_pipeline.synths.surge.patch_xml import finite_number, parameters, parse_patch, revision, serialise
 from data_pipeline.synths.vst3_preset import build_container, read_state
@@ -73,19 +72,20 @@ def vstpreset(state: bytes) -> bytes:
 
 
 def convert(content: bytes, ending: str) -> bytes:
-    """The same state in the container of another ending; see ``synths.preset_files.PresetFormat``."""
+    """The same state in the container of another ending."""
     state = read_surge_file(content)
     return fxp(state, _meta(_patch(state)).get("name", "")) if ending == ".fxp" else vstpreset(state)
 
 
-def show(content: bytes) -> tuple[list[ShownPatch], list[str]]:
-    """The patch of a file in the spec that leaves the fewest of its values outside; see ``PresetFormat``."""
-    root = _patch(read_surge_file(content))
+def read(content: bytes) -> FilePatch:
+    """The patch of a file in the spec that leaves the fewest of its values outside. Raises UserError."""
+    state = read_surge_file(content)
+    root = _patch(state)
     meta = _meta(root)
     about = {name: meta.get(name, "") for name in ("category", "author", "comment", "license")}
     about["revision"] = str(revision(root))
-    shown = [ShownPatch(meta.get("name", ""), about, name, *_in_spec(root, load_spec(name))) for name in SPECS]
-    return [min(shown, key=lambda patch: len(patch.outside))], []
+    found = [FilePatch(meta.get("name", ""), about, name, *_in_spec(root, load_spec(name)), state) for name in SPECS]
+    return min(found, key=lambda patch: len(patch.outside))
 
 
 def _patch(state: bytes) -> Element:
@@ -97,21 +97,21 @@ def _meta(root: Element) -> Mapping[str, str]:
     return found.attrib if found is not None else {}
 
 
-def _in_spec(root: Element, spec: ParamSpec) -> tuple[list[ShownValue], list[str]]:
-    """The values that the spec has, and a line for each value that it does not have."""
+def _in_spec(root: Element, spec: ParamSpec) -> tuple[dict[str, float], list[str]]:
+    """Raw values by name, and a line for each value that the spec does not have."""
     found, base = parameters(root), parameters(base_patch(spec.name))
-    values, outside = [], []
+    values, outside = {}, []
     for parameter in spec.synth_params:
         in_patch = patch_values(spec)[parameter.name]
         text = found[in_patch.tag].get("value", "") if in_patch.tag in found else "missing"
         try:
             raw = in_patch.to_raw(finite_number(text, in_patch.tag))
-            shown = surge_text(parameter, in_patch, raw)
+            assert isinstance(parameter, Categorical | Continuous)  # Surge XT's specs have no other kinds.
+            parameter.encode(raw)
         except (UserError, ValueError):
             outside.append(f"{in_patch.tag} is {text}, which {parameter.name} cannot be")
             continue
-        group, label = headings(spec)[parameter.name]
-        values.append(ShownValue(parameter.name, group, label, raw, shown))
+        values[parameter.name] = raw
     tags = {in_patch.tag for in_patch in patch_values(spec).values()}
     outside += [
         f"{tag} is {element.get('value')}, in the base patch {base[tag].get('value') if tag in base else 'missing'}"

@@ -8,26 +8,21 @@ writes mislabels data: the host drops a write that equals its last one, although
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import data_pipeline
+from data_pipeline.audio.contract import SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
-from data_pipeline.synths.hosting import HostedPlugin, load_plugin, load_preset, play_note, require_no_differences
-from data_pipeline.synths.protocol import Audio, DriftError, SynthSettings
-from data_pipeline.synths.surge.patch import PatchTemplate, differences, read_preset
+from data_pipeline.synths.hosting import HostedPlugin, load_preset, play_note, require_no_differences
+from data_pipeline.synths.protocol import Audio, DriftError
+from data_pipeline.synths.surge.patch import PatchTemplate, differences, read_preset, surge_template
 from data_pipeline.synths.surge.patch_xml import parse_patch, revision
 
 # The versions whose patches have this revision. Another revision may read our values differently.
 VERSIONS = re.compile(r"1\.[34](\.|$)")
 REVISION = 24
-# Where `make surge-xt` puts the plugin, in the checkout where it runs.
-INSTALLED_PLUGIN = "plugins/Surge XT.vst3"
-CHECKOUT = Path(data_pipeline.__file__).parents[1]
 
 
 class SurgeXT:
@@ -39,18 +34,28 @@ class SurgeXT:
         """Raises UserError for another plugin, an untested version unless allowed, or a spec that is not Surge XT's."""
         self._plugin = plugin
         self._spec = spec
-        self._template = PatchTemplate(spec)
+        self._template = surge_template(spec) or PatchTemplate(spec)
         self._values: Mapping[str, Any] | None = None
         self.version = _version(plugin, allow_other_version)
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
-        """Renders raw values to audio (2, 176400).
+    def render(
+        self,
+        values: Mapping[str, Any],
+        *,
+        base: bytes | None = None,
+        velocity: int = VELOCITY,
+        seconds: float = SECONDS,
+    ) -> Audio:
+        """Renders raw values to audio (2, T); ``base`` is a plugin's state, as ``.fxp`` and ``.vstpreset`` hold it.
 
-        Raises ValueError for an illegal value, and SoundingError as ``Synth`` does.
+        Raises ValueError for an illegal value, UserError for a malformed base, and SoundingError as ``Synth`` does.
         """
-        load_preset(self._plugin, self._template.preset(values))
+        template = self._template
+        if base is not None:
+            template = PatchTemplate.on(base, self._spec, frozenset(values))
+        load_preset(self._plugin, template.preset(values))
         self._values = dict(values)
-        return play_note(self._plugin, values)
+        return play_note(self._plugin, values, velocity=velocity, seconds=seconds)
 
     def verify(self) -> None:
         """Compares the patch in the plugin's state, since its parameter objects do not follow a loaded state."""
@@ -65,23 +70,6 @@ class SurgeXT:
     def preset(self) -> bytes:
         """The plugin's state: the loaded patch and the state of the plugin's editor."""
         return self._plugin.preset_data
-
-
-def plugin_path(settings: SynthSettings) -> str:
-    """Where ``open_synth`` looks for Surge XT."""
-    here, beside = Path(INSTALLED_PLUGIN), CHECKOUT / INSTALLED_PLUGIN
-    installed = beside if beside.exists() and not here.exists() else here
-    return settings.plugin or os.environ.get("SURGE_XT_PLUGIN") or str(installed)
-
-
-def open_synth(settings: SynthSettings) -> SurgeXT:
-    """Loads Surge XT. Raises UserError.
-
-    Its path is ``settings.plugin``, else ``SURGE_XT_PLUGIN`` in the environment, else the place where ``make surge-xt``
-    puts it: in the working folder, or in the checkout of this package.
-    """
-    plugin = load_plugin(plugin_path(settings), settings.plugin_name)
-    return SurgeXT(plugin, settings.spec, allow_other_version=settings.allow_other_version)
 
 
 def _version(plugin: Any, allow_other: bool) -> str:

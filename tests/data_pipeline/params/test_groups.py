@@ -6,14 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.params.groups import headings
+from data_pipeline.params.groups import Panel
 from data_pipeline.params.kinds import Continuous, Discrete
 from data_pipeline.params.spec import ParamSpec, bundled_specs, load_spec
+from data_pipeline.synths.choice import instrument_of
 
 # Separators of words, and beginnings of names of known synthesizers, mixed.
 NAMES = st.text(st.sampled_from("a_ 1b"), min_size=1, max_size=8) | st.sampled_from(
     ["osc_1_", "filter_", "a_filter_1_", "noise_x", "lfo_10_rate", "fx_a1_mix", "stereo_width"]
 )
+
+
+def headings(spec: ParamSpec) -> dict[str, tuple[str, str]]:
+    own = instrument_of(spec)
+    return (own.panel if own else Panel()).headings(spec)
 
 
 def spec_of(*names: str) -> ParamSpec:

@@ -23,7 +23,8 @@ from data_pipeline.render.patch_renderer import MAX_BATCH, PatchBatch, PatchBatc
 from data_pipeline.render.worker_messages import Attempt
 from data_pipeline.render.worker_pool import Supervision
 from data_pipeline.render.worker_process import WorkerProcess
-from data_pipeline.synths.protocol import Audio, SynthSettings, open_synth
+from data_pipeline.synths.choice import open_synth
+from data_pipeline.synths.protocol import Audio, SynthSettings
 from tests.data_pipeline.scripted_synth import SPEC, sine
 from tests.helpers import REPOSITORY
 

@@ -19,7 +19,7 @@ from data_pipeline.render.worker import ReopenedSynth
 from data_pipeline.synths import vst3
 from data_pipeline.synths.hosting import load_plugin, load_preset, play_note
 from data_pipeline.synths.protocol import NOTE_TIMES, SoundingError, SynthSettings
-from data_pipeline.synths.surge import synth as surge_xt
+from data_pipeline.synths.surge import instrument as surge_xt
 from tests.data_pipeline.fake_vst3 import DeafVst3, FakeSurgeXT, FakeVst3
 from tests.data_pipeline.synths.test_vst3 import NAMES, SPEC
 
@@ -80,6 +80,10 @@ def _render(synth: ReopenedSynth, patch: Values) -> NDArray | None:
 
 def test_the_built_in_synthesizer() -> None:
     assert_accepted(SynthSettings("subtractive", load_spec("subtractive")))
+
+
+def test_dexed() -> None:
+    assert_accepted(SynthSettings("dexed", load_spec("dexed")))
 
 
 @pytest.mark.parametrize("kind", [FakeVst3, DeafVst3])

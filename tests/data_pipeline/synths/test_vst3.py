@@ -15,7 +15,8 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.params.kinds import Categorical, Continuous, Discrete, NoteDuration
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths import hosting, vst3
-from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SynthSettings, open_synth
+from data_pipeline.synths.choice import open_synth
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SynthSettings
 from data_pipeline.synths.vst3 import Vst3Synth
 from tests.data_pipeline.fake_vst3 import FakeVst3, expected_audio
 

@@ -25,8 +25,8 @@ from data_pipeline.render.patch_renderer import PatchBatch, RenderedPatch
 from data_pipeline.shards.mel_stats import STATS_FILE, compute_stats, save_stats
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.shards.splits import write_splits
-from data_pipeline.synths.choice import synth_for
-from data_pipeline.synths.protocol import SynthSettings, open_synth
+from data_pipeline.synths.choice import open_synth, synth_for
+from data_pipeline.synths.protocol import SynthSettings
 from synthjax.runs.workdir import Workdir
 from synthjax.training import probe as probe_module
 from synthjax.training.probe import Pace, Probe, ProbeRenderer, ProbeSettings, ProbeWorker, Rendered, start_probe

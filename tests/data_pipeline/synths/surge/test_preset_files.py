@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.surge.patch import PatchTemplate
-from data_pipeline.synths.surge.preset_files import convert, fxp, read_surge_file, show, vstpreset
+from data_pipeline.synths.surge.preset_files import convert, fxp, read, read_surge_file, vstpreset
 
 SIMPLE = load_spec("surge_simple")
 (ROW,) = SIMPLE.sample(3, [0], [0])
@@ -27,16 +27,17 @@ def test_public_patches_come_back_byte_for_byte(shared_data: Path) -> None:
         preset = convert(content, ".vstpreset")
         assert read_surge_file(preset) == content[60:]
         assert convert(preset, ".fxp") == content
-        (patch,), remarks = show(content)
-        assert (bool(patch.name), remarks) == (True, [])
+        patch = read(content)
+        assert patch.name
+        assert patch.base == content[60:]
         assert len(patch.values) + len(patch.outside) > 50
 
 
 def test_a_patch_of_ours_is_shown_whole() -> None:
     for content in (PRESET, FXP):
-        (patch,), _ = show(content)
+        patch = read(content)
         assert (patch.spec, patch.outside) == ("surge_simple", [])
-        assert {value.name: value.value for value in patch.values} == pytest.approx(
+        assert patch.values == pytest.approx(
             {parameter.name: VALUES[parameter.name] for parameter in SIMPLE.synth_params}, abs=1e-6
         )
 
@@ -45,14 +46,14 @@ def test_values_outside_the_spec_are_named() -> None:
     state = read_surge_file(PRESET)
     changed = state.replace(b'<character type="0" value="1"', b'<character type="0" value="2"')
     assert changed != state
-    (patch,), _ = show(fxp(changed, ""))
+    patch = read(fxp(changed, ""))
     assert patch.outside == ["character is 2, in the base patch 1"]
 
 
 def test_a_value_that_is_no_number_is_outside_the_spec() -> None:
     state = read_surge_file(PRESET)
     content = fxp(state.replace(b'<character type="0" value="1"', b'<character type="0" value="x"'), "")
-    assert show(content)[0][0].outside == ["character is x, in the base patch 1"]
+    assert read(content).outside == ["character is x, in the base patch 1"]
 
 
 def test_the_header_is_that_of_a_vst_2_program() -> None:
@@ -85,11 +86,11 @@ def changed(place: int, new: bytes) -> bytes:
 )
 def test_what_is_no_patch_of_surge_is_one_line(content: bytes, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        show(content)
+        read(content)
 
 
 def test_a_patch_that_expands_entities_is_refused() -> None:
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">]><patch revision="24"><meta name="&a;"/></patch>'
     state = struct.pack("<4si24x", b"sub3", len(bomb)) + bomb
     with pytest.raises(UserError, match="DOCTYPE"):
-        show(fxp(state, "bomb"))
+        read(fxp(state, "bomb"))

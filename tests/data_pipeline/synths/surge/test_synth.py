@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec, load_spec
 from data_pipeline.synths import hosting
+from data_pipeline.synths.choice import open_synth
 from data_pipeline.synths.hosting import load_plugin
-from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SoundingError, SynthSettings, open_synth
-from data_pipeline.synths.surge import synth as surge_xt
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, SoundingError, SynthSettings
+from data_pipeline.synths.surge import instrument as surge_xt
 from data_pipeline.synths.surge.patch import PatchTemplate, read_preset
 from data_pipeline.synths.surge.synth import SurgeXT
 from tests.data_pipeline.fake_vst3 import FakeSurgeXT, expected_audio
