@@ -24,7 +24,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.attention = "auto"
 
     c.data = data = ml_collections.ConfigDict()
-    # shards: sounds and rows of a data set. k_osc: the paper's synthetic task (configs/k_osc.py).
+    # shards: sounds and rows of a data set. render: rows that are drawn and rendered as training needs them.
+    # k_osc: the paper's synthetic task (configs/k_osc.py).
     data.source = "shards"
     # Folder with train.h5, val.h5, test.h5 (data_pipeline.splits) and stats.npz (data_pipeline.stats).
     data.root = "data"
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.spec = "surge_simple"
     # Rows of a batch over all devices. Above 128 it must be a multiple of 128, the size of a coupling group.
     data.batch_size = 128
-    # Processes on every host that read and couple batches ahead of the step; 0: the training process reads.
+    # Processes on every host that read, or render, and couple batches ahead of the step; 0: the training process does.
     data.workers = 2
     # Where training spectrograms stay after they are read, 205 kB a row (410 kB of float32 shards). none: on disk.
     # host: in memory, once for all processes of a machine or container. device: in the accelerators' memory, split over
@@ -40,6 +41,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.cache = "none"
     # Smaller standard deviations in stats.npz, in dB, are raised to this; 0 for models of the PyTorch code.
     data.min_std_db = 1.0
+    # Only for data.source=render: the seed of the rows, and the number of steps that use each row. Reuse helps models
+    # that learn faster than rows are made; then data.workers must divide 48.
+    data.seed = 0
+    data.reuse = 1
     # Whether virtual sources and external links outside the data set's parent folder may be read.
     data.allow_external = False
 

@@ -29,7 +29,7 @@ from synthjax.methods.examples import from_model_scale
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.task import SpectrogramTask
 from synthjax.runs.model import jit_sampler
-from synthjax.tasks.batches import EvalBatches, TrainBatches, open_split, prefetch
+from synthjax.tasks.batches import EvalBatches, Shuffled, TrainBatches, open_split, prefetch
 from synthjax.training.trainer import Trainer, jit_init, jit_train_step
 
 ROWS, STEPS, MEAN_OF = 64, 2_000, 20
@@ -65,7 +65,10 @@ def main(argv: list[str]) -> None:
     shardings = trainer.state_shardings(mesh)
     state, step = jit_init(trainer, shardings)(), jit_train_step(trainer, mesh, shardings)
     stats = jax.device_put(stats, sharding.replicated(mesh))
-    batches = TrainBatches(reader, batch_size=ROWS, seed=config.seed, coupled=True, local_rows=range(ROWS), steps=STEPS)
+    order = Shuffled(reader, ROWS, config.seed)
+    batches = TrainBatches(
+        reader, order, batch_size=ROWS, seed=config.seed, coupled=True, local_rows=range(ROWS), steps=STEPS
+    )
     started, losses = time.monotonic(), []
     print(f"{'step':>6}{'loss':>9}{'reference':>11}{'minutes':>9}", flush=True)
     with prefetch(batches, workers=0) as stream:

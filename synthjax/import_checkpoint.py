@@ -93,7 +93,7 @@ def import_checkpoint(path: Path, config: ml_collections.ConfigDict, workdir: Wo
     except CheckpointError as error:
         cli.fail(error, 1)
     # The config is written last, because a folder with a config counts as a run.
-    workdir.prepare(config, dataset_identity(reader, spec, stats))
+    workdir.prepare(config, dataset_identity(reader, spec, stats), stats)
     print(
         f"imported as step 0 of {workdir.path}, with {' and '.join(map(str, kind.heads(config)))} heads, which the "
         "weights do not hold; to train on, give the same config with --config.model.encoder.swapped_padding=True "

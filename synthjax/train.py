@@ -42,12 +42,13 @@ def main(argv: list[str]) -> int:
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint if it has one; returns the exit code."""
-    run, steps, main_process = set_up(config), config.train.steps, distributed.is_main()
+    saved = workdir.read_stats() if workdir.stats.exists() else None
+    run, steps, main_process = set_up(config, saved), config.train.steps, distributed.is_main()
     with ExitStack() as stack:
         enter = stack.enter_context
         if main_process:
             enter(workdir.held(lambda line: print(line, file=sys.stderr, flush=True)))
-        workdir.prepare(config, run.data.identity, write=main_process)
+        workdir.prepare(config, run.data.identity, run.data.stats, write=main_process)
         checkpoints = enter(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
         state, step = restore_or_init(run, checkpoints)
 

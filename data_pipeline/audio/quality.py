@@ -10,6 +10,7 @@ import pyloudnorm
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import AUDIO_SHAPE, SAMPLE_RATE
+from data_pipeline.audio.spectrogram import is_mono
 
 NON_FINITE = "non_finite"
 CLIPPED = "clipped"
@@ -44,6 +45,8 @@ def fault(audio: NDArray[np.floating], min_loudness: float, max_peak: float) -> 
 
 def loudness(audio: NDArray[np.floating], sample_rate: int = SAMPLE_RATE) -> float:
     """Integrated loudness in LUFS (ITU-R BS.1770-4) of audio (C, T) of at least 0.4 s; -inf for silence."""
+    if is_mono(audio):  # Loudness is that of the channels' summed powers: of one channel with that power.
+        audio = audio[:1] * math.sqrt(len(audio))
     # Without the offset the filters take ten times as long, on denormal numbers after the sound's end.
     return float(_meter(sample_rate).integrated_loudness(audio.T.astype(np.float64) + _INAUDIBLE))
 

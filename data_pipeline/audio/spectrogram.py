@@ -41,7 +41,9 @@ class MelAnalysis:
 
         In float64: float32 errs by several thousandths of a decibel in bands 80 dB below the maximum.
         """
-        return np.stack([self._channel_power(channel) for channel in audio])
+        distinct = audio[:1] if is_mono(audio) else audio
+        power = np.stack([self._channel_power(channel) for channel in distinct])
+        return np.broadcast_to(power, (len(audio), *power.shape[1:]))
 
     def _channel_power(self, signal: NDArray[np.floating]) -> NDArray[np.float64]:
         frames = centred_frames(signal, self.n_fft, self.hop_length)
@@ -69,6 +71,11 @@ class MelAnalysis:
         falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
         triangles = np.maximum(0.0, np.minimum(rising, falling))
         return scipy.sparse.csr_array(triangles * 2.0 / (edges[2:] - edges[:-2])[:, None])
+
+
+def is_mono(audio: NDArray[np.floating]) -> bool:
+    """Whether all channels of audio (C, T) are equal, as those of many synthesizers are: one then stands for all."""
+    return all(np.array_equal(audio[0], channel) for channel in audio[1:])
 
 
 def centred_frames(signal: NDArray[np.floating], length: int, hop: int) -> NDArray[np.float64]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
 
@@ -48,6 +48,27 @@ class RenderSettings:
         return RowRenderer(self, synth)
 
 
+@dataclass(frozen=True, eq=False)
+class AcceptedRow:
+    """A row of a data set: its encoded patch (W,) and audio (2, 176400).
+
+    ``index`` is the sample's number, ``attempt`` the number of patches refused before this one.
+    """
+
+    index: int
+    attempt: int
+    params: NDArray[np.float32]
+    audio: Audio
+
+
+@dataclass
+class Refused:
+    """The refused renders of a batch: how many by reason, and the attempts that sounded before their note."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sounding: list[Attempt] = field(default_factory=list)
+
+
 class RowRenderer:
     """Renders a data set's batches with one synthesizer in this process.
 
@@ -61,19 +82,28 @@ class RowRenderer:
         self._encoder = RowEncoder()
 
     def render(self, batch: Batch, announce: Callable[[Attempt], None]) -> RenderedBatch:
-        """Renders one accepted row for each index; calls ``announce`` before every attempt.
+        """Renders and compresses one accepted row for each index, as ``accepted`` does."""
+        refused = Refused()
+        rows = tuple(
+            # The spectrogram is made of the audio as rendered, before it is rounded to float16.
+            self._encoder.encode(row.index, row.attempt, row.audio, mel_spectrogram(row.audio), row.params)
+            for row in self.accepted(batch, announce, refused)
+        )
+        return RenderedBatch(rows, refused.counts, tuple(refused.sounding))
+
+    def accepted(self, batch: Batch, announce: Callable[[Attempt], None], refused: Refused) -> Iterator[AcceptedRow]:
+        """Yields one accepted row for each index; calls ``announce`` before every attempt, and adds to ``refused``.
 
         Raises DriftError where the synthesizer does not hold the patch it was given, and NothingAcceptedError where
         every patch is refused.
         """
         draw = self._drawer(batch.indices)
         verify_every = 1 if batch.verify_each else self._settings.verify_every
-        renders, refused, rows = count(1), Counter[str](), []
-        sounding: list[Attempt] = []
+        renders = count(1)
         for index in batch.indices:
             for attempt in range(MAX_REFUSED_IN_A_ROW):
                 if (index, attempt) in batch.forbidden:
-                    refused[FORBIDDEN] += 1
+                    refused.counts[FORBIDDEN] += 1
                     continue
                 announce((index, attempt))
                 params = draw(index, attempt)
@@ -81,18 +111,16 @@ class RowRenderer:
                 if next(renders) % verify_every == 0:
                     self._synth.verify()
                 if reason is None:
-                    # The spectrogram is made of the audio as rendered, before it is rounded to float16.
-                    rows.append(self._encoder.encode(index, attempt, audio, mel_spectrogram(audio), params))
+                    yield AcceptedRow(index, attempt, params, audio)
                     break
-                refused[reason] += 1
+                refused.counts[reason] += 1
                 if reason == SOUNDING:
-                    sounding.append((index, attempt))
-                    if sum(sample == index for sample, _ in sounding) == MAX_SOUNDING:
-                        raise _nothing_accepted(index, refused)
+                    refused.sounding.append((index, attempt))
+                    if sum(sample == index for sample, _ in refused.sounding) == MAX_SOUNDING:
+                        raise _nothing_accepted(index, refused.counts)
             else:
-                raise _nothing_accepted(index, refused)
+                raise _nothing_accepted(index, refused.counts)
         self._synth.verify()
-        return RenderedBatch(tuple(rows), refused, tuple(sounding))
 
     def _render(self, params: NDArray[np.float32]) -> tuple[Audio, str | None]:
         """The audio of an encoded row (W,), and the reason to refuse it, if there is one."""

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.audio.contract import SECONDS, VELOCITY
 from data_pipeline.console.cli import UserError
 from data_pipeline.render import worker_messages as messages
 from data_pipeline.synths.choice import open_synth
@@ -38,13 +39,20 @@ class ReopenedSynth:
         self._synth = open_synth(settings)
         self.name, self.version = self._synth.name, self._synth.version
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
+    def render(
+        self,
+        values: Mapping[str, Any],
+        *,
+        base: bytes | None = None,
+        velocity: int = VELOCITY,
+        seconds: float = SECONDS,
+    ) -> Audio:
         """Renders as ``Synth.render`` does, a second time in a fresh instance if need be."""
         with suppress(SoundingError):
-            return self._synth.render(values)
+            return self._synth.render(values, base=base, velocity=velocity, seconds=seconds)
         self._synth = open_synth(self._settings)
         gc.collect()  # A plugin and its parameter objects refer to each other.
-        return self._synth.render(values)
+        return self._synth.render(values, base=base, velocity=velocity, seconds=seconds)
 
     def verify(self) -> None:
         """Raises DriftError as ``Synth.verify`` does."""

@@ -42,29 +42,47 @@ def standardise(mel: Any, stats: MelStats, min_std: float = MIN_STD_DB) -> Any:
     return (mel - stats.mean) / stats.std.clip(min_std)
 
 
+class RunningStats:
+    """Statistics of rows that come block by block."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = np.zeros(MEL_SHAPE)
+        self._squares = np.zeros(MEL_SHAPE)  # Sum of squared distances from the mean.
+
+    def add(self, block: NDArray[np.floating]) -> bool:
+        """Adds rows (N, 2, 128, 401). Returns False, and adds nothing, if a value is not finite."""
+        rows = block.astype(np.float64)
+        rows_mean = rows.mean(axis=0)
+        if not np.isfinite(rows_mean).all():
+            return False
+        total = self.count + len(rows)
+        difference = rows_mean - self._mean
+        self._squares += ((rows - rows_mean) ** 2).sum(axis=0) + difference**2 * (self.count * len(rows) / total)
+        self._mean += difference * (len(rows) / total)
+        self.count = total
+        return True
+
+    def result(self) -> MelStats:
+        """The statistics of all rows."""
+        return MelStats(self._mean.astype(np.float32), np.sqrt(self._squares / self.count).astype(np.float32))
+
+
 def compute_stats(reader: ShardReader) -> MelStats:
     """Statistics over every row of a split. Raises UserError at a row that is not finite."""
-    count = 0
-    mean = np.zeros(MEL_SHAPE)
-    squares = np.zeros(MEL_SHAPE)  # Sum of squared distances from the mean.
+    stats = RunningStats()
     with progress_bar("mel statistics", len(reader)) as advance:
         for first_row, block in reader.blocks(MEL_SPEC):
             # In float64 a few rows at a time: a block of an older shard is large.
             for start in range(0, len(block), 32):
-                rows = block[start : start + 32].astype(np.float64)
-                rows_mean = rows.mean(axis=0)
-                if not np.isfinite(rows_mean).all():
+                rows = block[start : start + 32]
+                if not stats.add(rows):
                     raise UserError(
                         f"{reader.path}: rows {first_row + start} to {first_row + start + len(rows) - 1} hold mel "
                         "values that are not finite: run data_pipeline.check"
                     )
-                total = count + len(rows)
-                difference = rows_mean - mean
-                squares += ((rows - rows_mean) ** 2).sum(axis=0) + difference**2 * (count * len(rows) / total)
-                mean += difference * (len(rows) / total)
-                count = total
                 advance(len(rows))
-    return MelStats(mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32))
+    return stats.result()
 
 
 def save_stats(path: str | Path, stats: MelStats) -> None:

@@ -113,6 +113,11 @@ def main_says(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
+def from_main(arrays: Any) -> Any:
+    """Process 0's tree of arrays, on every process; the shapes are the same everywhere."""
+    return arrays if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(arrays)
+
+
 def require_same(values: dict[str, Any], remedy: str) -> None:
     """Compares named values, as text, between all processes.
 

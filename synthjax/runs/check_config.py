@@ -10,6 +10,7 @@ import ml_collections
 
 from data_pipeline.audio.contract import MEL_SHAPE, SAMPLE_RATE
 from data_pipeline.console.cli import UserError
+from data_pipeline.params.counter_rng import MAX_SEED, TEST_SEED, VALIDATION_SEED
 from synthjax.methods.regression import LOSSES
 from synthjax.methods.solvers import FIXED_STEPS, SOLVERS
 from synthjax.models.build import FIELDS, KINDS
@@ -29,12 +30,12 @@ POSITIVE = (
     "sampling.batch_size",
 )
 NATURAL = ("seed", "data.workers", "train.eval_every", "optim.lr", "optim.weight_decay")
-# Of configs whose data are shards.
-NATURAL_OF_SHARDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc", "ranking.rms")
+# Of configs whose data are sounds of a synthesizer.
+NATURAL_OF_SOUNDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc", "ranking.rms")
 CHOICES = {
     "attention": ("auto", "xla"),
     "compute_dtype": ("float32", "bfloat16"),
-    "data.source": ("shards", "k_osc"),
+    "data.source": ("shards", "render", "k_osc"),
     "model.kind": tuple(KINDS),
     "optim.name": ("adam", "adamw"),
     "train.remat": ("elementwise", "layers", "none"),
@@ -57,14 +58,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 def _check(config: ml_collections.ConfigDict) -> None:
     _check_choices(config, CHOICES)
-    shards = config.data.source == "shards"
-    if shards:
+    sounds = config.data.source != "k_osc"
+    if config.data.source == "shards":
         _check_choices(config, CHOICES_OF_SHARDS)
+    elif config.data.source == "render":
+        _check_rendering(config)
     else:
         _check_k_osc(config)
     for key in (*POSITIVE, *_sizes(config.model, "model")):
         _require(value_of(config, key) >= 1, key, config, "must be at least 1")
-    for key in (*NATURAL, *(NATURAL_OF_SHARDS if shards else ())):
+    for key in (*NATURAL, *(NATURAL_OF_SOUNDS if sounds else ())):
         _require(value_of(config, key) >= 0, key, config, "must not be negative")
     steps, warmup = config.train.steps, config.optim.warmup_steps
     _require(0 <= warmup < steps, "optim.warmup_steps", config, f"must be below train.steps={steps}")
@@ -75,7 +78,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     elif config.model.kind == "regression":
         _check_regression(config)
     else:
-        _require(shards, "model.kind", config, "needs spectrograms: use data.source=shards")
+        _require(sounds, "model.kind", config, "needs spectrograms: use data.source=shards or render")
     if "encoder" in config.model:
         _check_encoder(config)
 
@@ -83,6 +86,16 @@ def _check(config: ml_collections.ConfigDict) -> None:
 def _check_choices(config: ml_collections.ConfigDict, choices: Mapping[str, tuple[str, ...]]) -> None:
     for key, values in choices.items():
         _require(value_of(config, key) in values, key, config, f"must be {' or '.join(values)}")
+
+
+def _check_rendering(config: ml_collections.ConfigDict) -> None:
+    data = config.data
+    _require(data.cache == "none", "data.cache", config, "keeps rows of shards: leave it out with data.source=render")
+    reserved = (VALIDATION_SEED, TEST_SEED)
+    fits = 0 <= data.seed <= MAX_SEED and data.seed not in reserved
+    _require(fits, "data.seed", config, f"must not be negative, nor {reserved}, the seeds of validation and tests")
+    fits = 1 <= data.reuse <= data.batch_size
+    _require(fits, "data.reuse", config, "must be 1 to data.batch_size")
 
 
 def _check_k_osc(config: ml_collections.ConfigDict) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +22,13 @@ from typing import IO, Any
 
 import ml_collections
 
-from data_pipeline.cloud.staging import local_root
 from data_pipeline.console.append_log import append_json_line, read_json_lines
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.file_lock import try_lock
 from data_pipeline.console.os_errors import why
 from data_pipeline.params.spec import ParamSpec, load_spec, spec_text
-from data_pipeline.shards.mel_stats import STATS_FILE, MelStats, load_stats
+from data_pipeline.shards.mel_stats import STATS_FILE, MelStats, load_stats, save_stats
 
 # Seconds for which a network file system may keep the lock of a machine that died.
 LINGERING_SECONDS = 120.0
@@ -83,11 +81,14 @@ class Workdir:
         self.checkpoints = checkpoints or str(self.path / "checkpoints")
         self.tensorboard = self.path / "tensorboard"
 
-    def prepare(self, config: ml_collections.ConfigDict, dataset: dict[str, Any], *, write: bool = True) -> None:
+    def prepare(
+        self, config: ml_collections.ConfigDict, dataset: dict[str, Any], stats: MelStats | None, *, write: bool = True
+    ) -> None:
         """Starts a run in the folder, or checks that the run in it may go on with this config and data.
 
         Args:
           dataset: the identity of the training data, as JSON values.
+          stats: the statistics of the training data; None if there are none.
           write: False on all processes but one.
 
         Raises:
@@ -99,16 +100,14 @@ class Workdir:
         if not write:
             return
         make_folder(self.path)
-        shards = config.data.source == "shards"
         if not started:
-            if shards:
+            if stats is not None:
                 _write(self.spec, spec_text(config.data.spec))
-                with atomic_path(self.stats) as stats:
-                    shutil.copyfile(local_root(config.data.root) / STATS_FILE, stats)
+                save_stats(self.stats, stats)
             _write(self.dataset, json.dumps(dataset, indent=2) + "\n")
         # Written last: a folder with a config.json counts as a run.
         saved = config.copy_and_resolve_references()
-        if shards and "://" not in saved.data.root:
+        if config.data.source == "shards" and "://" not in saved.data.root:
             saved.data.root = os.path.abspath(saved.data.root)  # evaluate may run in another folder.
         _write(self.config, json.dumps(saved.to_dict(), indent=2) + "\n")
 

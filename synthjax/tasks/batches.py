@@ -79,19 +79,61 @@ def is_coupled(config: ml_collections.ConfigDict) -> bool:
     return config.model.kind == "flow" and config.flow.coupling
 
 
+class Rows(Protocol):
+    """Rows of a data set, read by number."""
+
+    def read_rows(self, name: str, indices: Int[np.ndarray, " n"]) -> np.ndarray:
+        """``MEL_SPEC`` (n, C, M, F) or ``PARAM_ARRAY`` (n, W) of the rows."""
+        ...
+
+
+class StoredRows(Rows, Protocol):
+    """A known number of rows, of ``width`` W."""
+
+    @property
+    def width(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+
+class Order(Protocol):
+    """The rows of every step."""
+
+    def __getitem__(self, step: int) -> Int[np.ndarray, " B"]:
+        """The numbers of the rows in the global batch of ``step``."""
+        ...
+
+
+class Shuffled:
+    """All rows of a split, shuffled anew every epoch; a batch may span two epochs."""
+
+    def __init__(self, reader: ShardReader | CachedReader, batch_size: int, seed: int) -> None:
+        if batch_size > len(reader):
+            raise UserError(
+                f"data.batch_size={batch_size} is larger than the {len(reader)} training rows of {reader.path}"
+            )
+        self._batch_size = batch_size
+        self._order = grain.MapDataset.range(len(reader)).seed(seed).shuffle().repeat()
+
+    def __getitem__(self, step: int) -> Int[np.ndarray, " B"]:
+        first = step * self._batch_size
+        return np.array([self._order[first + i] for i in range(self._batch_size)], np.int64)
+
+
 class TrainBatches:
     """This process's rows of the global batch of every step.
 
-    Rows are shuffled anew every epoch, and a batch may span two epochs. Noise is drawn and coupled for whole groups of
-    the global batch, even if a process holds only a part of a group.
+    Noise is drawn and coupled for whole groups of the global batch, even if a process holds only a part of a group.
 
     Args:
+      order: the rows of every step.
       spectrograms: False if the devices hold them; batches then hold row numbers.
     """
 
     def __init__(
         self,
-        reader: ShardReader | CachedReader,
+        reader: Rows,
+        order: Order,
         *,
         batch_size: int,
         seed: int,
@@ -100,23 +142,17 @@ class TrainBatches:
         steps: int,
         spectrograms: bool = True,
     ) -> None:
-        if batch_size > len(reader):
-            raise UserError(
-                f"data.batch_size={batch_size} is larger than the {len(reader)} training rows of {reader.path}"
-            )
         self._group = group_rows(batch_size)
-        self._reader, self._batch_size, self._seed = reader, batch_size, seed
+        self._reader, self._order, self._seed = reader, order, seed
         self._coupled, self._local_rows, self._steps = coupled, local_rows, steps
         self._spectrograms = spectrograms
-        self._order = grain.MapDataset.range(len(reader)).seed(seed).shuffle().repeat()
 
     def __len__(self) -> int:
         return self._steps
 
     def indices(self, step: int) -> Int[np.ndarray, " B"]:
-        """Rows of the split in the global batch of ``step``."""
-        first = step * self._batch_size
-        return np.array([self._order[first + i] for i in range(self._batch_size)], np.int64)
+        """The numbers of the rows in the global batch of ``step``."""
+        return self._order[step]
 
     def __getitem__(self, step: SupportsIndex) -> HostBatch:
         step, rows = int(step), self._local_rows
@@ -150,7 +186,7 @@ class EvalBatches:
     """
 
     def __init__(
-        self, reader: ShardReader, *, batch_size: int, seed: int, local_rows: range, limit: int | None = None
+        self, reader: StoredRows, *, batch_size: int, seed: int, local_rows: range, limit: int | None = None
     ) -> None:
         self._reader, self._batch_size, self._seed = reader, batch_size, seed
         self._local_rows = local_rows

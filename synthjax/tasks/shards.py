@@ -27,7 +27,15 @@ from synthjax.cluster.host_processes import HostProcesses
 from synthjax.methods.examples import Batch, HostBatch, from_model_scale, to_model_scale
 from synthjax.methods.task import SpectrogramTask, Task
 from synthjax.metrics.parameters import per_parameter_mse, row_metrics
-from synthjax.tasks.batches import EvalBatches, TrainBatches, is_coupled, open_split, require_shared_memory
+from synthjax.tasks.batches import (
+    EvalBatches,
+    Shuffled,
+    StoredRows,
+    TrainBatches,
+    is_coupled,
+    open_split,
+    require_shared_memory,
+)
 from synthjax.tasks.device_cache import DeviceCache
 
 # The identity of a data set includes the parameters of so many rows: two data sets may have the same size.
@@ -74,6 +82,7 @@ class ShardTrainingData:
         config = self._config
         return TrainBatches(
             self._rows,
+            Shuffled(self._rows, config.data.batch_size, config.seed),
             batch_size=config.data.batch_size,
             seed=config.seed,
             coupled=is_coupled(config),
@@ -100,12 +109,12 @@ class ShardTrainingData:
 
         return with_spectrograms
 
-    def held_out(self, placement: NamedSharding) -> HeldOutShards | None:
+    def held_out(self, placement: NamedSharding) -> HeldOutRows | None:
         """The first ``validation.rows`` rows of val.h5."""
         if self._val is None:
             return None
         config = self._config
-        return HeldOutShards(
+        return HeldOutRows(
             self._val,
             self.spec,
             batch_size=config.data.batch_size,
@@ -123,11 +132,11 @@ class ShardTrainingData:
         return self.spec, self._val.read_rows(AUDIO, np.arange(count))
 
 
-class HeldOutShards:
-    """The first ``limit`` rows of a split of shards, as a ``HeldOut``."""
+class HeldOutRows:
+    """The first ``limit`` rows of a split, as a ``HeldOut``."""
 
     def __init__(
-        self, reader: ShardReader, spec: ParamSpec, *, batch_size: int, seed: int, placement: NamedSharding, limit: int
+        self, reader: StoredRows, spec: ParamSpec, *, batch_size: int, seed: int, placement: NamedSharding, limit: int
     ) -> None:
         self._reader, self._spec, self._placement = reader, spec, placement
         local_rows = sharding.rows_of_this_process(placement, batch_size)

@@ -1,4 +1,4 @@
-"""The data of a run behind two protocols, and the choice of its source: shards of sounds, or the k-osc task.
+"""The data of a run behind two protocols, and the choice of its source: shards, rendered rows, or the k-osc task.
 
 Shapes: B batch, N rows judged, S sounds, T audio samples, W row width.
 """
@@ -19,6 +19,7 @@ from synthjax.methods.examples import Batch, HostBatch
 from synthjax.methods.task import Task
 from synthjax.tasks.batches import Batches
 from synthjax.tasks.k_osc import KOscTrainingData
+from synthjax.tasks.rendered import RenderedTrainingData
 from synthjax.tasks.shards import ShardTrainingData
 
 
@@ -84,6 +85,11 @@ class TrainingData(Protocol):
         ...
 
 
-def open_training_data(config: ml_collections.ConfigDict) -> TrainingData:
-    """The data that the config's ``data.source`` names."""
-    return ShardTrainingData(config) if config.data.source == "shards" else KOscTrainingData(config)
+def open_training_data(config: ml_collections.ConfigDict, saved: MelStats | None) -> TrainingData:
+    """The data that the config's ``data.source`` names; ``saved`` are the statistics of the run so far, if any."""
+    match config.data.source:
+        case "shards":
+            return ShardTrainingData(config)
+        case "render":
+            return RenderedTrainingData(config, saved)
+    return KOscTrainingData(config)

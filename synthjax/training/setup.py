@@ -34,14 +34,17 @@ class Run:
     stats: MelStats | None
 
 
-def set_up(config: ml_collections.ConfigDict) -> Run:
+def set_up(config: ml_collections.ConfigDict, saved: MelStats | None = None) -> Run:
     """Checks that config, data and devices fit each other, and builds the parts of the run.
+
+    Args:
+      saved: the statistics of the run so far, if it has any.
 
     Raises:
       UserError: if they do not fit.
     """
     check_config(config)
-    data = open_training_data(config)
+    data = open_training_data(config, saved)
     trainer = Trainer.create(config, data.task)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.data.batch_size, mesh, config.train.accumulate)

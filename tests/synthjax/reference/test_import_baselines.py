@@ -205,7 +205,7 @@ def test_training_goes_on_from_the_imported_weights(kind: str, imported: Path, t
     """As train starts: the config is compared with the workdir's, and the whole state is restored."""
     config = config_for(kind, tiny_root, model__encoder__swapped_padding=True, data__min_std_db=0.0)
     run, model = Workdir(imported), Model.load(Workdir(imported), use_ema=False)
-    run.prepare(config, json.loads(run.dataset.read_text(encoding="utf-8")), write=False)
+    run.prepare(config, json.loads(run.dataset.read_text(encoding="utf-8")), None, write=False)
     trainer = trainer_of(config, model)
     shardings = trainer.state_shardings(sharding.make_mesh(config.mesh))
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:

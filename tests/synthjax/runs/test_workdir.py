@@ -15,7 +15,7 @@ import pytest
 
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
-from data_pipeline.shards.mel_stats import MelStats, save_stats
+from data_pipeline.shards.mel_stats import MelStats
 from synthjax.configs import important
 from synthjax.methods.sampling import Sampling
 from synthjax.runs.check_config import check_config
@@ -23,16 +23,14 @@ from synthjax.runs.workdir import Workdir, fixed_digest
 from tests.helpers import REPOSITORY
 
 SHAPE = (2, 128, 401)
+STATS = MelStats(np.full(SHAPE, -40, np.float32), np.full(SHAPE, 9, np.float32))
 DATASET = {"rows": 100, "spec_hash": load_spec("surge_simple").content_hash, "first_rows_sha256": "ab" * 32}
 
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The tiny config on a data root that holds statistics."""
-    root = tmp_path / "data"
-    root.mkdir()
-    save_stats(root / "stats.npz", MelStats(np.full(SHAPE, -40, np.float32), np.full(SHAPE, 9, np.float32)))
-    tiny_config.data.root = str(root)
+    """The tiny config on a data root of its own."""
+    tiny_config.data.root = str(tmp_path / "data")
     return tiny_config
 
 
@@ -48,7 +46,7 @@ def content(workdir: Workdir) -> dict[str, bytes]:
 def test_a_prepared_workdir_gives_back_config_spec_and_statistics(
     workdir: Workdir, config: ml_collections.ConfigDict
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     assert sorted(content(workdir)) == ["config.json", "dataset.json", "spec.json", "stats.npz"]
     read = workdir.read_config()
     assert json.loads(json.dumps(read.to_dict())) == json.loads(json.dumps(config.to_dict()))
@@ -66,10 +64,10 @@ def test_constructing_a_workdir_touches_nothing(workdir: Workdir) -> None:
 
 
 def test_the_same_run_goes_on(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     before = content(workdir)
-    workdir.prepare(config, DATASET)
-    workdir.prepare(workdir.read_config(), DATASET)
+    workdir.prepare(config, DATASET, STATS)
+    workdir.prepare(workdir.read_config(), DATASET, STATS)
     assert content(workdir) == before
 
 
@@ -90,11 +88,11 @@ def test_the_same_run_goes_on(workdir: Workdir, config: ml_collections.ConfigDic
 def test_a_run_of_another_kind_is_refused_by_the_key_that_differs(
     workdir: Workdir, config: ml_collections.ConfigDict, key: str, value: object, said: str
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     before = content(workdir)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError) as refusal:
-        workdir.prepare(config, DATASET)
+        workdir.prepare(config, DATASET, STATS)
     assert said in str(refusal.value)
     assert str(refusal.value).count("->") == 1
     assert str(workdir.path) in str(refusal.value)
@@ -102,10 +100,10 @@ def test_a_run_of_another_kind_is_refused_by_the_key_that_differs(
 
 
 def test_every_key_that_differs_is_named_at_once(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     config.update_from_flattened_dict({"seed": 3, "model.field.layers": 5, "optim.lr": 1.0})
     with pytest.raises(UserError) as refusal:
-        workdir.prepare(config, DATASET | {"rows": 99})
+        workdir.prepare(config, DATASET | {"rows": 99}, STATS)
     for said in ("seed 0 -> 3", "model.field.layers 2 -> 5", "rows 100 -> 99"):
         assert said in str(refusal.value)
     assert "optim.lr" not in str(refusal.value)
@@ -113,16 +111,16 @@ def test_every_key_that_differs_is_named_at_once(workdir: Workdir, config: ml_co
 
 @pytest.mark.parametrize("key", DATASET)
 def test_other_training_data_are_refused(workdir: Workdir, config: ml_collections.ConfigDict, key: str) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     with pytest.raises(UserError, match=f"holds another run: training data's {key} .* -> 'other'"):
-        workdir.prepare(config, DATASET | {key: "other"})
+        workdir.prepare(config, DATASET | {key: "other"}, STATS)
 
 
 def test_a_model_key_that_the_run_did_not_have_is_named(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     config.model.field.extra = 3
     with pytest.raises(UserError, match=r"model\.field\.extra None -> 3"):
-        workdir.prepare(config, DATASET)
+        workdir.prepare(config, DATASET, STATS)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +145,9 @@ def test_a_model_key_that_the_run_did_not_have_is_named(workdir: Workdir, config
 def test_a_run_may_go_on_otherwise_and_its_config_is_renewed(
     workdir: Workdir, config: ml_collections.ConfigDict, key: str, value: object
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     config.update_from_flattened_dict({key: value})
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     node = json.loads(workdir.config.read_text())
     for name in key.split("."):
         node = node[name]
@@ -159,30 +157,30 @@ def test_a_run_may_go_on_otherwise_and_its_config_is_renewed(
 def test_a_run_goes_on_where_its_data_were_moved(
     tmp_path: Path, workdir: Workdir, config: ml_collections.ConfigDict
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     config.data.root = str(moved)
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     assert workdir.read_config().data.root == str(moved)
 
 
 def test_processes_that_do_not_write_still_refuse(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET, write=False)
+    workdir.prepare(config, DATASET, STATS, write=False)
     assert not workdir.path.exists()
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     config.seed = 1
     with pytest.raises(UserError, match="seed 0 -> 1"):
-        workdir.prepare(config, DATASET, write=False)
+        workdir.prepare(config, DATASET, STATS, write=False)
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path, config: ml_collections.ConfigDict) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        Workdir(tmp_path / "file").prepare(config, DATASET)
+        Workdir(tmp_path / "file").prepare(config, DATASET, STATS)
 
 
 def test_config_is_read_as_data(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     code = "__import__('pathlib').Path('hacked').touch()"
     data = json.loads(workdir.config.read_text())
     data["compute_dtype"] = code
@@ -213,31 +211,31 @@ BROKEN = {
 def test_a_broken_config_is_refused_with_its_path(
     workdir: Workdir, config: ml_collections.ConfigDict, broken: bytes
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     workdir.config.write_bytes(broken)
     with pytest.raises(UserError, match=r"config\.json"):
         workdir.read_config()
     with pytest.raises(UserError, match=r"config\.json"):
-        workdir.prepare(config, DATASET)
+        workdir.prepare(config, DATASET, STATS)
     assert workdir.config.read_bytes() == broken
 
 
 def test_a_broken_or_missing_dataset_file_is_refused_with_its_path(
     workdir: Workdir, config: ml_collections.ConfigDict
 ) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     workdir.dataset.write_text("{")
     with pytest.raises(UserError, match=r"dataset\.json"):
-        workdir.prepare(config, DATASET)
+        workdir.prepare(config, DATASET, STATS)
     workdir.dataset.unlink()
     with pytest.raises(UserError, match=r"dataset\.json"):
-        workdir.prepare(config, DATASET)
+        workdir.prepare(config, DATASET, STATS)
 
 
 def test_the_full_base_config_survives_the_round_trip(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     base = important.get_config()
     base.data.root = config.data.root
-    workdir.prepare(base, DATASET)
+    workdir.prepare(base, DATASET, STATS)
     read = workdir.read_config()
     assert tuple(read.validation.times) == tuple(base.validation.times)
     assert tuple(read.sampling.guidance_interval) == base.sampling.guidance_interval
@@ -249,7 +247,7 @@ def test_the_full_base_config_survives_the_round_trip(workdir: Workdir, config: 
 
 
 def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     earlier = json.loads(workdir.config.read_text())
     later = {
         "data": ("source", "cache"),
@@ -265,7 +263,7 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
     workdir.config.write_text(json.dumps(earlier))
     check_config(workdir.read_config())
     assert Sampling.from_config(workdir.read_config().sampling) == Sampling.from_config(config.sampling)
-    workdir.prepare(config, DATASET)
+    workdir.prepare(config, DATASET, STATS)
     del earlier["train"]
     workdir.config.write_text(json.dumps(earlier))
     with pytest.raises(UserError, match="lacks a value"):

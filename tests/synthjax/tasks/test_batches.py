@@ -19,7 +19,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY, ShardReader
 from synthjax.methods.examples import HostBatch, draw_noise
 from synthjax.tasks import batches as data
-from synthjax.tasks.batches import EvalBatches, TrainBatches, open_split, prefetch
+from synthjax.tasks.batches import EvalBatches, Shuffled, TrainBatches, open_split, prefetch
 from tests.helpers import REPOSITORY, assert_usage_error, make_rows, write
 
 ROWS, BATCH = 24, 8
@@ -31,7 +31,8 @@ def reader(tiny_root: Path) -> ShardReader:
 
 
 def batches(reader: ShardReader, local: range = range(BATCH), seed: int = 0, coupled: bool = True) -> TrainBatches:
-    return TrainBatches(reader, batch_size=BATCH, seed=seed, coupled=coupled, local_rows=local, steps=30)
+    order = Shuffled(reader, BATCH, seed)
+    return TrainBatches(reader, order, batch_size=BATCH, seed=seed, coupled=coupled, local_rows=local, steps=30)
 
 
 def assert_same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
@@ -195,7 +196,7 @@ def test_evaluation_may_be_limited_to_the_first_rows(tiny_root: Path) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused(reader: ShardReader) -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=32 is larger than the 24 training rows"):
-        TrainBatches(reader, batch_size=32, seed=0, coupled=True, local_rows=range(32), steps=1)
+        Shuffled(reader, 32, seed=0)
 
 
 def test_a_split_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from synthjax.methods import flow
 from synthjax.methods.examples import EVAL_NOISE, draw_noise, from_model_scale, to_model_scale
 from synthjax.methods.task import SpectrogramTask
 from synthjax.tasks.batches import open_split
-from synthjax.tasks.shards import HeldOutShards, ShardTrainingData
+from synthjax.tasks.shards import HeldOutRows, ShardTrainingData
 from synthjax.training.trainer import Trainer, TrainState, jit_init
 from synthjax.training.validation import Result, Validator
 from tests.helpers import TINY
@@ -51,7 +51,7 @@ def state(trainer: Trainer, mesh: jax.sharding.Mesh) -> TrainState:
 
 @pytest.fixture(scope="module")
 def validator(trainer: Trainer, mesh: jax.sharding.Mesh, tiny_root: Path) -> Validator:
-    held_out = HeldOutShards(
+    held_out = HeldOutRows(
         open_split(tiny_root, "val", SPEC),
         SPEC,
         batch_size=4,
