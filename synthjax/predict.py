@@ -1,9 +1,10 @@
 """Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
 
 A SOUND is a file, or a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of
-every parameter, the pitch and the note's times) and NAME.vstpreset, which loads in any host. For Surge XT NAME.fxp is
-the same patch for its own browser. Presets of Surge XT are always written; those of another VST3 plugin if --plugin
-names it. If the synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target,
+every parameter, the pitch and the note's times) and the patch. For Surge XT that is NAME.vstpreset, which loads in any
+host, and NAME.fxp for its own browser. For the DX7 it is NAME.syx, a bank with the candidates, best first; with several
+sounds banks/1.syx holds the best answer to each. Another VST3 plugin's preset is written if --plugin names it. If the
+synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target,
 and NAME.wav is the render. report.html shows and plays all. A sound or a folder that cannot be read is reported and
 left out; then the exit code is 1.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 from absl import flags
@@ -103,6 +104,7 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     faults: list[str] = []
     described_run = described({"run": f.workdir, **about})
     with (
+        closing(files),
         progress_bar("predicting", len(sounds)) as advance,
         prediction_report(output / "report.html", described_run, len(sounds)) as add_to_report,
     ):

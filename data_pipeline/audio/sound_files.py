@@ -1,4 +1,4 @@
-"""Reads any sound file as four seconds of 44.1 kHz stereo."""
+"""Reads any sound file as four seconds of 44.1 kHz stereo, and makes WAV files."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ class LoadedSound:
 
     audio: NDArray[np.float32]
     notes: tuple[str, ...]
+
+
+def wav(audio: NDArray[np.floating]) -> bytes:
+    """A WAV file of audio (C, T) at 44.1 kHz, in floats: no sample is rounded or clipped."""
+    file = io.BytesIO()
+    soundfile.write(file, audio.T, SAMPLE_RATE, subtype="FLOAT", format="WAV")
+    return file.getvalue()
 
 
 def load_sound(path: str | Path, seconds: float = SECONDS, sample_rate: int = SAMPLE_RATE) -> LoadedSound:

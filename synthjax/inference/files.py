@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from data_pipeline.audio.contract import SAMPLE_RATE
-from data_pipeline.console.atomic import atomic_path
+from data_pipeline.audio.contract import VELOCITY
+from data_pipeline.audio.sound_files import wav
+from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import printable
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import instrument, instrument_of, written_endings
 from data_pipeline.synths.decoding import decode_row
 from data_pipeline.synths.instrument import Instrument
-from data_pipeline.synths.protocol import Audio
 from synthjax.inference.predictor import Candidate, Prediction
+
+# The folder, beside the results of the sounds, of banks with the answers to all.
+BANKS = "banks"
 
 
 class PredictionFiles:
@@ -34,6 +34,7 @@ class PredictionFiles:
         self._spec = spec
         self._instrument = (instrument(renderer.synth.synth) if renderer else instrument_of(spec)) or Instrument()
         self._plugin = renderer if renderer and renderer.synth.plugin else None
+        self._answers: dict[str, Mapping[str, Any]] = {}
 
     def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
         """Writes one sound's files, each whole or not at all. Removes files of an earlier prediction of this name.
@@ -45,7 +46,16 @@ class PredictionFiles:
         self._put(name, ".json", f"{text}\n".encode())
         for ending, preset in self._presets(printable(name), prediction).items():
             self._put(name, ending, preset)
-        self._put(name, ".wav", _wav(prediction.best.audio))
+        audio = prediction.best.audio
+        self._put(name, ".wav", None if audio is None else wav(audio))
+        self._answers[printable(name)] = prediction.values
+
+    def close(self) -> None:
+        """Writes the best answers of several sounds to banks/1.syx and so on, if the synthesizer has banks."""
+        banks = self._instrument.banks(self._spec, self._answers) if len(self._answers) > 1 else {}
+        for name, content in banks.items():
+            make_folder(self._folder / BANKS)
+            self._put(f"{BANKS}/{name}", "", content)
 
     def _put(self, name: str, extension: str, content: bytes | None) -> None:
         path = self._folder / (name + extension)  # with_suffix would cut a name that has dots.
@@ -79,18 +89,11 @@ class PredictionFiles:
             "spec": self._spec.name,
             "chosen": prediction.chosen,
             **notes,
+            "velocity": VELOCITY,
             "note_spread": {name: spread[name] for name in notes},
             "parameters": parameters,
             "candidates": [_candidate(candidate) for candidate in prediction.candidates],
         }
-
-
-def _wav(audio: Audio | None) -> bytes | None:
-    if audio is None:
-        return None
-    file = io.BytesIO()
-    soundfile.write(file, audio.T, SAMPLE_RATE, subtype="FLOAT", format="WAV")
-    return file.getvalue()
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.audio.contract import VELOCITY
 from data_pipeline.audio.sound_files import LoadedSound
+from data_pipeline.synths.decoding import note_name
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.evaluation.table import PREDICTION
 from synthjax.inference.predictor import ONLY, REFINED, Candidate, Prediction
 from synthjax.metrics.parameters import summarise
@@ -48,7 +51,7 @@ def _entry(name: str, sound: LoadedSound, prediction: Prediction) -> SoundEntry:
     """One sound; candidates that were not rendered are not shown, the prediction's parameters always are."""
     several = len(prediction.candidates) > 1
     clips = [_clip(number, candidate, prediction) for number, candidate in enumerate(prediction.candidates)]
-    notes = [*sound.notes]
+    notes = [*sound.notes, _note_played(prediction)]
     if prediction.chosen != ONLY:
         notes.append(f"Chosen: {prediction.chosen}.")
     notes += [f"Not rendered: {one.fault}" for one in prediction.candidates if one.fault]
@@ -59,6 +62,13 @@ def _entry(name: str, sound: LoadedSound, prediction: Prediction) -> SoundEntry:
         parameter_rows(prediction.spec, prediction.best.row, spread=prediction.spread if several else None),
         notes,
     )
+
+
+def _note_played(prediction: Prediction) -> str:
+    """The note that the answer was made for: the files of many synthesizers hold none."""
+    values = prediction.values
+    start, end = values[NOTE_TIMES]
+    return f"Answered for the key {note_name(values[PITCH])}, held {end - start:.2f} s, at velocity {VELOCITY}."
 
 
 def _clip(number: int, candidate: Candidate, prediction: Prediction) -> Clip:

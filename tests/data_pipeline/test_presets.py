@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.dexed.syx import read_syx, write_banks
@@ -88,3 +90,16 @@ def test_a_file_that_cannot_be_read_is_one_line_and_the_others_are_shown(files: 
     assert result.returncode == 1
     assert result.stderr == "error: no.fxp: the .fxp is cut off: it has 4 bytes\n"
     assert "FIRST" in result.stdout
+
+
+def test_a_patch_is_played(files: Path) -> None:
+    out = files / "a.wav"
+    result = run_cli(PRESETS, "render", files / "bank.syx", out, "--note=69", "--seconds=0.5", "--patch=2")
+    assert result.returncode == 0, result.stderr
+    audio, rate = soundfile.read(out)
+    assert (audio.shape, rate) == ((66150, 2), 44100)
+    spectrum = np.abs(np.fft.rfft(audio[: rate // 2, 0]))
+    assert int(spectrum.argmax()) == pytest.approx(440 / 2, abs=1)
+    assert not audio[rate:].any()
+    result = run_cli(PRESETS, "render", files / "bank.syx", out, "--patch=33")
+    assert_usage_error(result, "--patch=33: the last patch", "is number 32")

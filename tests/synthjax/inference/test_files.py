@@ -15,6 +15,7 @@ from data_pipeline.params.kinds import Continuous, Discrete, NoteDuration
 from data_pipeline.params.spec import ParamSpec, load_spec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import synth_for
+from data_pipeline.synths.dexed.instrument import INSTRUMENT
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SynthSettings
 from data_pipeline.synths.surge.patch import differences, read_preset
 from data_pipeline.synths.surge.preset_files import read_surge_file, vstpreset
@@ -86,3 +87,24 @@ def test_other_files_of_an_earlier_prediction_are_removed(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*none/a\.json: No such file"):
         PredictionFiles(tmp_path / "none", OTHER).write("a", prediction(OTHER), {})
+
+
+def test_dx7_answers_are_banks(tmp_path: Path) -> None:
+    """A bank for each sound, its candidates best first, and banks of the best answers to all sounds."""
+    spec = load_spec("dexed")
+    files = PredictionFiles(tmp_path, spec)
+    rows = spec.sample(1, range(40), [0] * 40)
+    for first in range(0, 40, 4):
+        files.write(
+            f"{first:02d}.long name", Prediction(spec, tuple(map(Candidate, rows[first : first + 4])), "chosen"), {}
+        )
+    files.close()
+    expected = [spec.decode(row) for row in rows]
+    (found, *_), remarks = INSTRUMENT.read((tmp_path / "04.long name.syx").read_bytes())
+    assert (found.name, remarks) == ("04.long na", [])
+    assert found.values == {name: expected[4][name] for name in found.values}
+    voices, _ = INSTRUMENT.read((tmp_path / "banks" / "1.syx").read_bytes())
+    assert [voice.values["algorithm"] for voice in voices[:10]] == [expected[k]["algorithm"] for k in range(0, 40, 4)]
+    assert [voice.name for voice in voices[9:12]] == ["36.long na", "INIT VOICE", "INIT VOICE"]
+    about = json.loads((tmp_path / "00.long name.json").read_text())
+    assert (about["pitch"], about["velocity"]) == (expected[0]["pitch"], 100)
