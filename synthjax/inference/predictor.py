@@ -114,11 +114,16 @@ class Predictor:
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
         noise = draw_noise(candidates, self.model.spec.width, PREDICT_NOISE, self._seed(seed))
         rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
+        return self.rank(sounds, rows)
+
+    def rank(self, sounds: Sequence[NDArray[np.floating]], rows: NDArray[np.floating]) -> list[Prediction]:
+        """Predictions of given rows (S, K, W) for sounds (2, T), ordered by sound if there is a renderer."""
         if self.renderer is None:
             return [self._ordered([Candidate(row) for row in drawn]) for drawn in rows]
-        targets = [target for sound in sounds for target in [SoundFeatures(sound)] * candidates]
+        count = rows.shape[1]
+        targets = [target for sound in sounds for target in [SoundFeatures(sound)] * count]
         found = self._render(targets, rows.reshape(-1, rows.shape[-1]))
-        return [self._ordered(found[first : first + candidates]) for first in range(0, len(found), candidates)]
+        return [self._ordered(found[first : first + count]) for first in range(0, len(found), count)]
 
     def refine(
         self, sound: NDArray[np.floating], prediction: Prediction, seconds: float, *, seed: int | None = None
