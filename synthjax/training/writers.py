@@ -25,6 +25,8 @@ from data_pipeline.console.cli import UserError
 from synthjax.runs.workdir import Workdir
 
 Scalars = dict[str, float]
+# Seconds that the server of Weights & Biases has to answer at the start of a run.
+ANSWER_SECONDS = 20.0
 
 
 class Writer:
@@ -141,6 +143,7 @@ class WeightsAndBiases(Writer):
         import wandb
 
         self._wandb = wandb
+        _require_answer(wandb.setup().settings)
         identity = path / "wandb_id"
         if not identity.exists():
             identity.write_text(secrets.token_hex(4), encoding="utf-8")
@@ -185,6 +188,38 @@ class WeightsAndBiases(Writer):
         self._run = None
         why = " ".join(str(error).split())
         print(f"warning: Weights & Biases stops, the run goes on without it: {why}", file=sys.stderr, flush=True)
+
+
+def _require_answer(settings: Any) -> None:
+    """Waits until the server of Weights & Biases answers: without one, ``wandb.init`` tries for hours.
+
+    Args:
+      settings: those of wandb, which hold the environment's.
+
+    Raises:
+      OSError: if the server does not answer within ``ANSWER_SECONDS``.
+    """
+    if settings.mode in ("offline", "disabled", "dryrun"):
+        return
+    import requests  # wandb needs it too.
+
+    given = {"http": settings.http_proxy, "https": settings.https_proxy}
+    proxies = {scheme: proxy for scheme, proxy in given.items() if proxy}  # For the others, those of the environment.
+    end = time.monotonic() + ANSWER_SECONDS
+    while (left := end - time.monotonic()) > 0:
+        try:
+            # Any page will do. wandb tries again after an error of the server, even for hours.
+            if requests.head(f"{settings.base_url}/graphql", proxies=proxies, timeout=left).status_code < 500:
+                return
+            reason = "has an error"
+        except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema):
+            return  # wandb may know more certificates and kinds of proxies.
+        except (requests.ConnectionError, requests.Timeout):
+            reason = "does not answer"
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+    raise OSError(
+        f"{settings.base_url} {reason}: for runs without network set WANDB_MODE=offline, and use wandb sync afterwards"
+    )
 
 
 class Writers(Writer):
