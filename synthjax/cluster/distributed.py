@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from data_pipeline.console import cli
 from data_pipeline.console.cli import UserError
-from synthjax.cluster import launchers
+from synthjax.cluster import launchers, rendezvous
 from synthjax.cluster.launchers import Cluster
 
 FAILURE, SEEN, TOGETHER = "synthjax/failure", "synthjax/seen", "synthjax/together"
@@ -150,13 +150,14 @@ def _initialise() -> bool:
         }
     elif f.process_count == 1 or not launchers.on_tpu(os.environ):
         return False
-    if cluster is not None:  # JAX may abort the process if the others do not join: print the facts before.
+    if cluster is not None:  # Waiting looks like standing still: print the facts before.
         print(
             f"process {cluster.index} of {cluster.count} joins the others at {cluster.coordinator}, "
             f"waiting {f.join_seconds} s at most; to run as one process alone: --process_count=1",
             file=sys.stderr,
         )
         _reach_without_proxy(cluster.host)
+        rendezvous.meet(cluster, f.join_seconds)
     try:
         jax.distributed.initialize(**limits)
         require_devices()

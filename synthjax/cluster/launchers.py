@@ -55,6 +55,12 @@ class Cluster:
         address = ADDRESS.fullmatch(self.coordinator)
         return (address["ipv6"] or address["name"]) if address else ""
 
+    @property
+    def port(self) -> int:
+        """The coordinator's port; 0 if there is no coordinator."""
+        address = ADDRESS.fullmatch(self.coordinator)
+        return int(address["port"]) if address else 0
+
     def gpus(self, environment: Mapping[str, str]) -> list[int] | None:
         """The visible GPUs for this process; None for all of them.
 
