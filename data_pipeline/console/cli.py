@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -74,7 +74,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise SystemExit(0) from None  # absl printed the help and exits with 1.
     except Exception as error:  # A config file may raise anything.
         if isinstance(error, OSError):
-            _end_if_output_is_refused("\n")  # It did not take the text of --help.
+            _end_if_output_is_refused()  # It did not take the text of --help.
         missing = REQUIRED.findall(str(error))
         fail(f"give {', '.join(missing)} (see --help)" if missing else error)
 
@@ -108,10 +108,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     _require_working_folder()
     raise_limit_of_open_files()
     expand_home(sys.argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show must not end the command.
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(**_settings(sys.stdout))
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Messages(**_settings(sys.stderr))
 
     def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
@@ -123,7 +123,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         except UserError as error:
             fail(error)
         except OSError as error:
-            _end_if_output_is_refused("\n")
+            _end_if_output_is_refused()
             if not isinstance(error, PermissionError) and not is_of_system(error):
                 raise
             fail(f"{error.filename}: {why(error)}" if error.filename else why(error))
@@ -151,19 +151,73 @@ def _require_working_folder() -> None:
         fail("the working folder was deleted: change to a folder that exists (cd) and run the command again")
 
 
-def _end_if_output_is_refused(probe: str = "") -> None:
-    """Ends the command if standard output does not take the text that was printed, or ``probe``.
+class _Output(io.TextIOWrapper):
+    """Standard output, which remembers that it did not take some text: the error of a write does not name the file."""
 
-    An error of a write does not name the file. A probe fails again if the file was standard output.
+    refused: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.refused = error
+            raise
+
+
+class _Messages(io.TextIOWrapper):
+    """Standard error. A full disk there does not end a command: its messages are dropped.
+
+    A reader that went away does end it, as the reader of standard output.
     """
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+
+
+def _settings(stream: io.TextIOWrapper) -> dict[str, Any]:
+    """The arguments for another wrapper of the same stream."""
+    return {
+        "buffer": stream.buffer,
+        "encoding": stream.encoding,
+        "errors": "backslashreplace",  # A name that the terminal cannot show must not end the command.
+        "line_buffering": stream.line_buffering,
+        "write_through": stream.write_through,
+    }
+
+
+def _end_if_output_is_refused() -> None:
+    """Ends the command if standard output did not take the text that was printed."""
+    refused = getattr(sys.stdout, "refused", None)
     try:
-        print(probe, end="", flush=True)
+        print(end="", flush=True)
     except OSError as error:
+        refused = error
+    if refused is not None:
         # The rest of the text is dropped. Else Python would try to write it again at the end, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(READER_GONE) from None
-        fail(f"standard output: {why(error)}", 1)
+        if isinstance(refused, BrokenPipeError):
+            raise SystemExit(READER_GONE)
+        fail(f"standard output: {why(refused)}", 1)
 
 
 def run_command(target: str, arguments: Sequence[str]) -> int:

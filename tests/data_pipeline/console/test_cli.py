@@ -124,7 +124,7 @@ def test_every_command_may_open_as_many_files_as_the_system_allows() -> None:
 def test_an_error_of_the_system_is_one_line(error: str, line: str) -> None:
     script = f"from data_pipeline.console import cli\ndef main(argv):\n    raise {error}\ncli.run(main)"
     result = run_script(script)
-    assert result.returncode == 2
+    assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.decode().startswith(line)
     assert result.stderr.count(b"\n") == 1
 
@@ -199,6 +199,37 @@ def test_a_full_disk_under_standard_output_is_one_line(length: int, unbuffered: 
         )
     line = "error: standard output: No space left on device: make room, or write to another disk\n"
     assert (result.returncode, result.stderr) == (1, line)
+
+
+TALKS = """
+import sys
+from data_pipeline.console import cli
+
+def main(argv):
+    print("note", "x" * 100_000, file=sys.stderr)
+    print("done")
+    {end}
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("end", "code"), [("return 0", 0), ("return 3", 3), ("cli.fail('no', 2)", 2), ("raise ValueError", 1)]
+)
+def test_a_full_disk_under_standard_error_ends_no_command(end: str, code: int, unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", TALKS.format(end=end)],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=300,
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert (result.returncode, result.stdout) == (code, "done\n")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
