@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,26 @@ def _ignore_late_writes(previous: Callable[[Any], object]) -> Callable[[Any], No
 sys.unraisablehook = _ignore_late_writes(sys.unraisablehook)
 
 
+class _AllBut:
+    """The names of Orbax's folders, one a step. It does not find some steps, of which Orbax could not read the metrics.
+
+    Args:
+      steps: the steps that are not found.
+    """
+
+    def __init__(self, steps: Collection[int]) -> None:
+        self._steps, self._names = steps, ocp.path.step.standard_name_format()
+
+    def build_name(self, step: int) -> str:
+        return self._names.build_name(step)
+
+    def find_all(self, base_path: epath.PathLike) -> Iterator[Any]:
+        return (found for found in self._names.find_all(base_path) if found.step not in self._steps)
+
+    def find_step(self, base_path: epath.PathLike, step: int) -> Any:
+        return self._names.find_step(base_path, step)
+
+
 class CheckpointError(Exception):
     """A checkpoint could not be written. Earlier checkpoints are unchanged."""
 
@@ -83,8 +103,8 @@ class Checkpoints:
         self._writing: int | None = None  # The step whose write is under way.
         self._failed: set[int | None] = set()
         try:
-            self._cut_short = self._leave_out(set_aside=not read_only)
-            self._open(cleanup=not read_only)
+            cut_short = self._leave_out(set_aside=not read_only)
+            self._open(cleanup=not read_only, without=cut_short if read_only else set())
         except Exception as error:  # Orbax raises many kinds of errors for damaged metadata.
             raise UserError(f"the checkpoints in {self._directory} cannot be read: {_reason(error)}") from error
 
@@ -108,11 +128,8 @@ class Checkpoints:
             multihost_utils.sync_global_devices("incomplete checkpoints are set aside")
         return {int(folder.name) for folder in folders}
 
-    def _listed(self) -> list[Any]:
-        """What Orbax knows of each checkpoint, ascending by step."""
-        return [one for one in self._checkpointer.checkpoints if one.step not in self._cut_short]
-
-    def _open(self, *, cleanup: bool = False) -> None:
+    def _open(self, *, cleanup: bool = False, without: Collection[int] = ()) -> None:
+        """Makes Orbax read the folder, but not the steps in ``without``."""
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: -metrics[BEST_BY], n=1, keep_checkpoints_without_metrics=False
@@ -120,6 +137,7 @@ class Checkpoints:
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+            step_name_format=_AllBut(without) if without else None,
             cleanup_tmp_directories=cleanup,
         )
 
@@ -140,7 +158,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Steps with a checkpoint, ascending."""
-        return [checkpoint.step for checkpoint in self._listed()]
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     @property
     def latest(self) -> int | None:
@@ -152,7 +170,7 @@ class Checkpoints:
         """Step and validation loss of the checkpoint with the lowest loss; None if none was validated."""
         ranked = [
             (checkpoint.metrics[BEST_BY], checkpoint.step)
-            for checkpoint in self._listed()
+            for checkpoint in self._checkpointer.checkpoints
             if checkpoint.metrics and BEST_BY in checkpoint.metrics
         ]
         if not ranked:
@@ -193,7 +211,6 @@ class Checkpoints:
             self._sweep()
             self._check_space(step, trees)
             self._writing = step
-            self._cut_short.discard(step)
             write = self._checkpointer.save_checkpointables_async
             self._guarded(lambda: write(step, trees, force=True, metrics=metrics))
 
