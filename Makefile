@@ -35,7 +35,11 @@ help: ## List the targets.
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/dev
 
-quickstart: .venv ## Render, train, evaluate and predict with the built-in synthesizer (10 minutes on two cores).
+.venv/dexed: pyproject.toml | .venv ## Add Dexed (GPL-3).
+	$(BIN)/python -m pip install --quiet --editable '.[dexed]'
+	@touch .venv/dexed
+
+quickstart: .venv/dexed ## Train on sounds of Dexed and answer others with a .syx bank (5 minutes on two cores).
 	$(BIN)/python scripts/quickstart.py
 
 surge-xt: ## Fetch the Surge XT plugin (GPL-3) into plugins/, without root.

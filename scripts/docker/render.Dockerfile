@@ -31,7 +31,7 @@ COPY pyproject.toml scripts/docker/dependencies.py ./
 # Rendering needs neither JAX nor the packages that build on it.
 RUN python dependencies.py --without=jax,flax,optax,orbax-checkpoint,grain,jaxtyping gcs render s3 > dependencies.txt \
     && pip install --no-cache-dir --requirement=dependencies.txt
-COPY README.md LICENSE ./
+COPY README.md LICENSE NOTICE ./
 COPY configs configs
 COPY data_pipeline data_pipeline
 COPY synthjax synthjax

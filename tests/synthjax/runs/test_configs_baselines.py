@@ -99,7 +99,7 @@ def test_arguments_that_mean_nothing_are_told(arg: str, said: str) -> None:
         ("k_osc", "model.encoder.norm", "group", "model.encoder.norm=group must be batch or layer"),
         ("k_osc", "model.field.projection", "tokens", "must be param2tok or oscillators"),
         ("k_osc", "model.kind", "flow_vae", "model.kind=flow_vae needs spectrograms"),
-        ("k_osc", "data.source", "files", "data.source=files must be shards or k_osc"),
+        ("k_osc", "data.source", "files", "data.source=files must be shards or render or k_osc"),
         ("regression", "model.loss", "chamfer", "model.loss=chamfer is for the oscillators"),
         ("regression", "model.loss", "mae", "model.loss=mae must be mse or sorted_mse or chamfer"),
         ("regression", "model.encoder.heads", 5, "is not a multiple of model.encoder.heads=5"),

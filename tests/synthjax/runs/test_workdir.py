@@ -30,6 +30,7 @@ DATASET = {"rows": 100, "spec_hash": load_spec("surge_simple").content_hash, "fi
 @pytest.fixture
 def config(tmp_path: Path, tiny_config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The tiny config on a data root of its own."""
+    (tmp_path / "data").mkdir()
     tiny_config.data.root = str(tmp_path / "data")
     return tiny_config
 
