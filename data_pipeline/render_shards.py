@@ -3,16 +3,19 @@
     python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=DIR --shards=0-11
 
 writes DIR/shard-0.h5 to DIR/shard-11.h5. A patch depends on --seed, its row k and the number of the attempt alone, so
-the jobs of an array can share the work by --shards. With Surge XT about one row in 120 differs between runs, since
-another attempt is the first that is loud enough; every row has the label of its own audio. Every batch of rows is
-committed when it is rendered: after Ctrl-C, a crash or a full disk the same command continues where it stopped.
+the jobs of an array can share the work by --shards. With --prior it also depends on the patches of that folder. With
+Surge XT about one row in 120 differs between runs, since another attempt is the first that is loud enough; every row
+has the label of its own audio. Every batch of rows is committed when it is rendered: after Ctrl-C, a crash or a full
+disk the same command continues where it stopped.
 Rendering uses every core unless --workers says otherwise. Surge XT is hosted by pedalboard; both are GPL-3.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -30,6 +33,7 @@ from data_pipeline.render.run import Plan, open_shards, render
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.shards.splits import parse_shards
 from data_pipeline.synths.choice import why_no_renderer
+from data_pipeline.synths.known_patches import mixture_of_folder
 
 if TYPE_CHECKING:
     from data_pipeline.render.ray_executor import RayExecutor
@@ -70,6 +74,10 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
         allow_other_version=FLAGS.allow_other_version,
         verify_each=FLAGS.verify_each,
     )
+    if FLAGS.prior:
+        mixture, lines = mixture_of_folder(Path(FLAGS.prior), settings.synth)
+        print(*lines, sep="\n", file=sys.stderr)
+        settings = replace(settings, mixture=mixture)
     numbers = tuple(parse_shards(FLAGS.shards))
     return Plan(settings, Path(FLAGS.output), numbers, FLAGS.samples_per_shard, config.batch_rows)
 
@@ -98,6 +106,11 @@ if __name__ == "__main__":
         "workers", usable_cores(), "Worker processes on this machine, at most one for each core.", lower_bound=1
     )
     flags.DEFINE_integer("seed", 0, "Seed of the data set.", lower_bound=0, upper_bound=MAX_SEED)
+    flags.DEFINE_string(
+        "prior",
+        "",
+        "Folder of preset files: patches are drawn as mixtures of theirs. Default: by the weights of the spec.",
+    )
     flags.DEFINE_string("plugin", "", "Path of the VST3 plugin. Default for Surge XT: that of `make surge-xt`.")
     flags.DEFINE_string("plugin_name", "", "The plugin's name, where the file holds several.")
     flags.DEFINE_string("preset", "", "The base patch of a plugin other than Surge XT: a .vstpreset.")

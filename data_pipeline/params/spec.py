@@ -121,13 +121,17 @@ class ParamSpec:
         A row depends on (seed, index, attempt) alone. Every row is its own label: decoding and encoding it again
         changes nothing beyond float32's rounding.
         """
-        ends = list(itertools.accumulate(parameter.draws for parameter in self.parameters))
-        drawn = uniforms(seed, indices, attempts, ends[-1])
-        columns = [
-            parameter.sample(drawn[:, end - parameter.draws : end])
-            for parameter, end in zip(self.parameters, ends, strict=True)
-        ]
-        return np.concatenate(columns, axis=1).astype(np.float32)
+        drawn = uniforms(seed, indices, attempts, _draws(self.parameters))
+        return _sampled(self.parameters, drawn).astype(np.float32)
+
+    @property
+    def note_draws(self) -> int:
+        """Number of uniform numbers that ``sample_note`` takes."""
+        return _draws(self.note_params)
+
+    def sample_note(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Uniform numbers (N, ``note_draws``) in [0, 1) to the note's columns of N rows, which are a row's last."""
+        return _sampled(self.note_params, uniforms)
 
     def labels(self, values: Mapping[str, Any]) -> dict[str, Label]:
         """The synthesizer's own label of every categorical parameter's raw value."""
@@ -176,6 +180,20 @@ class ParamSpec:
             for parameter in self.parameters
             if parameter.name.startswith(prefix)
         }
+
+
+def _draws(parameters: Sequence[Parameter]) -> int:
+    return sum(parameter.draws for parameter in parameters)
+
+
+def _sampled(parameters: Sequence[Parameter], uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Uniform numbers (N, draws of all parameters) to the parameters' columns of N rows."""
+    ends = itertools.accumulate(parameter.draws for parameter in parameters)
+    columns = [
+        parameter.sample(uniforms[:, end - parameter.draws : end])
+        for parameter, end in zip(parameters, ends, strict=True)
+    ]
+    return np.concatenate(columns, axis=1)
 
 
 _BUNDLED = resources.files("data_pipeline.params").joinpath("specs")

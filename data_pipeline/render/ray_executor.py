@@ -36,7 +36,8 @@ class RayExecutor:
 
     def __init__(self, settings: RenderSettings, supervision: Supervision) -> None:
         ray.init(ignore_reinit_error=True, logging_level="ERROR", log_to_driver=False)
-        self._settings, self._supervision = settings, supervision
+        # Stored once on each node: a mixture of many patches is too large to send with every task.
+        self._settings, self._supervision = ray.put(settings), supervision
         self._pending: list[ray.ObjectRef] = []
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_pipeline.console.append_log import append_json_line, read_json_lines
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.os_errors import why
-from data_pipeline.params.spec import ParamSpec
+from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_messages import Attempt
 from data_pipeline.render.worker_pool import Rejection
 
@@ -19,28 +19,29 @@ REJECTED_FILE = "rejected.jsonl"
 
 
 class RejectedPatches:
-    """The rejected attempts of one data set (spec and seed) in a folder. Several runs may append to it at once."""
+    """The rejected attempts of one data set (spec, prior and seed) in a folder. Several runs may append at once."""
 
-    def __init__(self, folder: Path, spec: ParamSpec, seed: int) -> None:
+    def __init__(self, folder: Path, settings: RenderSettings) -> None:
         self._path = folder / REJECTED_FILE
-        self._spec, self._seed = spec, seed
+        self._settings = settings
+        spec, prior = settings.synth.spec, settings.prior_hash
+        self._identity = {"spec": spec.name, "spec_hash": spec.content_hash, "seed": settings.seed}
+        self._identity |= {"prior_hash": prior} if prior else {}
 
     def read(self) -> frozenset[Attempt]:
         """Reads the attempts that must not be made again."""
         attempts = set()
         for entry in read_json_lines(self._path):
             with suppress(ValueError, KeyError, TypeError):
-                if (entry["spec_hash"], entry["seed"]) == (self._spec.content_hash, self._seed):
+                if all(entry.get(name) == self._identity.get(name) for name in ("spec_hash", "seed", "prior_hash")):
                     attempts.add((int(entry["index"]), int(entry["attempt"])))
         return frozenset(attempts)
 
     def append(self, rejection: Rejection) -> None:
         """Appends a patch with its encoded row, on the disk when this returns. Raises UserError."""
-        row = self._spec.sample(self._seed, [rejection.index], [rejection.attempt])[0]
+        row = self._settings.prior.sample(self._settings.seed, [rejection.index], [rejection.attempt])[0]
         entry = {
-            "spec": self._spec.name,
-            "spec_hash": self._spec.content_hash,
-            "seed": self._seed,
+            **self._identity,
             "index": rejection.index,
             "attempt": rejection.attempt,
             "reason": rejection.reason,

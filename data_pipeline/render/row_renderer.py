@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.quality import fault
+from data_pipeline.params.mixture import Mixture, Prior
 from data_pipeline.render.worker_messages import Attempt, Batch, NothingAcceptedError
 from data_pipeline.shards.row_compression import RenderedBatch, RowEncoder
 from data_pipeline.synths.protocol import Audio, SoundingError, Synth, SynthSettings
@@ -34,7 +35,8 @@ class RenderSettings:
     """The settings that decide a data set's content.
 
     ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
-    checks that the synthesizer holds the patch; it is also checked at the end of every batch.
+    checks that the synthesizer holds the patch; it is also checked at the end of every batch. Patches are drawn from
+    ``mixture``; without one, by the weights of the synthesizer's spec.
     """
 
     synth: SynthSettings
@@ -42,6 +44,17 @@ class RenderSettings:
     min_loudness: float
     max_peak: float
     verify_every: int
+    mixture: Mixture | None = None
+
+    @property
+    def prior(self) -> Prior:
+        """The distribution that patches are drawn from."""
+        return self.mixture or self.synth.spec
+
+    @property
+    def prior_hash(self) -> str | None:
+        """The content hash of the mixture; None without one."""
+        return self.mixture.content_hash if self.mixture else None
 
     def renderer(self, synth: Synth) -> RowRenderer:
         """The renderer of the data set's batches in a worker."""
@@ -72,7 +85,8 @@ class Refused:
 class RowRenderer:
     """Renders a data set's batches with one synthesizer in this process.
 
-    An attempt is (sample index, number of the attempt at it). A patch depends on the seed and its attempt alone.
+    An attempt is (sample index, number of the attempt at it). A patch depends on the seed, the prior
+    and its attempt alone.
     """
 
     def __init__(self, settings: RenderSettings, synth: Synth) -> None:
@@ -137,7 +151,7 @@ class RowRenderer:
         def block(number: int) -> dict[Attempt, NDArray[np.float32]]:
             first = number * ATTEMPTS_AT_ONCE
             pairs = [(index, first + step) for index in indices for step in range(ATTEMPTS_AT_ONCE)]
-            rows = self._spec.sample(self._settings.seed, *zip(*pairs, strict=True))
+            rows = self._settings.prior.sample(self._settings.seed, *zip(*pairs, strict=True))
             return dict(zip(pairs, rows, strict=True))
 
         return lambda index, attempt: block(attempt // ATTEMPTS_AT_ONCE)[index, attempt]

@@ -83,6 +83,7 @@ def _identity(plan: Plan, number: int) -> Identity:
         synth_version="",
         min_loudness=settings.min_loudness,
         max_peak=settings.max_peak,
+        prior_hash=settings.prior_hash,
     )
     return shard_identity(attributes, plan.samples_per_shard, spec.width)
 
@@ -93,7 +94,7 @@ def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress:
     Raises UserError where rows cannot be rendered or written. Committed rows stay, and rendering the same plan again
     continues from there.
     """
-    rejected = RejectedPatches(plan.output, plan.settings.synth.spec, plan.settings.seed)
+    rejected = RejectedPatches(plan.output, plan.settings)
     by_first = {shard.indices.start: shard for shard in shards}
     refused: list[Rejection] = []
 

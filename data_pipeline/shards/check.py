@@ -109,6 +109,10 @@ def _open_folder(folder: Path, faults: Faults, allow_external: bool) -> list[Sha
     if len({reader.width for reader in readers}) > 1:
         widths = ", ".join(f"{reader.path.name} {reader.width}" for reader in readers)
         faults.add(f"{folder}: rows of several specs, by their parameter columns: {widths}")
+    priors = {reader.path.name: reader.attrs.get("prior_hash", "none") for reader in readers}
+    if len(set(priors.values())) > 1:
+        listed = ", ".join(f"{name} {prior}" for name, prior in priors.items())
+        faults.add(f"{folder}: rows of several priors, by their prior_hash: {listed}")
     return readers
 
 

@@ -53,7 +53,8 @@ MAX_BLOCK_BYTES = 160 << 20
 class ShardAttributes:
     """The root attributes of a shard. Duration in seconds, loudness in LUFS, peak relative to full scale.
 
-    None stands for an unknown value, as of older shards; it is not written.
+    None stands for an unknown value, as of older shards; it is not written. ``prior_hash`` is the content hash of the
+    mixture that rows were drawn from; None where they were drawn by the spec's own weights.
     """
 
     spec_name: str | None
@@ -68,6 +69,7 @@ class ShardAttributes:
     velocity: int | None = VELOCITY
     min_loudness: float | None = MIN_LOUDNESS
     max_peak: float | None = math.inf
+    prior_hash: str | None = None
 
 
 class ShardReader:

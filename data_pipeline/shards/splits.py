@@ -19,7 +19,7 @@ from data_pipeline.shards.virtual_sources import missing_sources
 
 SPLITS = ("train", "val", "test")
 SHARD_NAME = re.compile(r"shard-([0-9]{1,9})\.h5")
-SHARED_ATTRIBUTES = ("spec_name", "spec_hash")
+SHARED_ATTRIBUTES = ("spec_name", "spec_hash", "prior_hash")
 MAX_SHARDS = 100_000
 
 
@@ -45,8 +45,8 @@ def parse_shards(text: str) -> list[int]:
 def write_splits(source: Path, target: Path, splits: Mapping[str, list[int]]) -> dict[str, int]:
     """Writes a split file for each name in ``splits`` (shard numbers by split) and returns their numbers of rows.
 
-    Raises UserError, and writes nothing, if shards are missing, incomplete, in two splits or of different specs, widths
-    or types.
+    Raises UserError, and writes nothing, if shards are missing, incomplete, in two splits or of different specs,
+    priors, widths or types.
     """
     _check_disjoint(splits)
     available = find_shards(source)
@@ -119,6 +119,7 @@ def _check_alike(readers: list[ShardReader]) -> None:
         for what, mine, others in (
             ("columns", reader.width, first.width),
             ("spec hash", reader.attrs.get("spec_hash"), first.attrs.get("spec_hash")),
+            ("prior hash", reader.attrs.get("prior_hash"), first.attrs.get("prior_hash")),
             *((f"type of {name}", reader.dtype(name), first.dtype(name)) for name in ROW_SHAPES),
         ):
             if mine != others:

@@ -235,6 +235,14 @@ def test_splits_without_statistics_are_a_fault(data_set: Path) -> None:
     ]
 
 
+def test_shards_of_several_priors_are_a_fault(shard: Path) -> None:
+    """No split can be made of them."""
+    write(shard.with_name("shard-1.h5"), xt_rows(), spec_name="surge_xt", spec_hash=XT.content_hash, prior_hash="one")
+    assert faults_of(shard.parent) == [
+        f"{shard.parent}: rows of several priors, by their prior_hash: shard-0.h5 none, shard-1.h5 one"
+    ]
+
+
 def test_shards_of_several_specs_are_a_fault(shard: Path) -> None:
     """No split can be made of them."""
     write(shard.with_name("shard-1.h5"), make_rows(0, ROWS, 92))

@@ -139,6 +139,14 @@ def test_different_specs_are_refused_across_splits(shards: Path) -> None:
     refuse(shards, r"shard-10\.h5: spec hash other", train=[0], test=[10])
 
 
+def test_different_priors_are_refused_and_a_common_one_is_copied(shards: Path) -> None:
+    for number in (0, 1):
+        write(shards / f"shard-{number}.h5", make_rows(number), prior_hash="one")
+    refuse(shards, r"shard-2\.h5: prior hash None, but shard-0\.h5 has one", train=[0, 1], val=[2])
+    write_splits(shards, shards, {"train": [0, 1]})
+    assert ShardReader(shards / "train.h5").attrs["prior_hash"] == "one"
+
+
 def test_different_types_are_refused(shards: Path) -> None:
     write_old(shards / "shard-1.h5", make_rows(1))
     write(shards / "shard-0.h5", make_rows(0), spec_hash="")

@@ -116,6 +116,9 @@ class FakeCluster:
     def init(self, **options: Any) -> None:
         assert options["ignore_reinit_error"]
 
+    def put(self, settings: RenderSettings) -> RenderSettings:
+        return settings
+
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": self.cpus} if self.cpus else {}
 

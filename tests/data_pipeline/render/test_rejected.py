@@ -6,46 +6,55 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.params.groups import Panel
 from data_pipeline.params.kinds import Continuous, Discrete
+from data_pipeline.params.mixture import Mixture, patch_bytes
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.rejected import REJECTED_FILE, RejectedPatches
+from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_pool import Rejection
+from data_pipeline.synths.protocol import SynthSettings
 
 SPEC = ParamSpec("small", (Continuous("level", 0.0, 1.0),), (Discrete("pitch", 48, 72),))
 OTHER = replace(SPEC, synth_params=(Continuous("level", 0.0, 2.0),))
+SETTINGS = RenderSettings(SynthSettings("none", SPEC), 7, -55.0, 1.0, 10)
 REJECTIONS = (Rejection(12, 0, "crash", 'signal 11: said "no" \n\u2028 twice'), Rejection(3, 2, "hang", ""))
 ATTEMPTS = {(12, 0), (3, 2)}
 
 
 @pytest.fixture
 def rejected(tmp_path: Path) -> RejectedPatches:
-    rejected = RejectedPatches(tmp_path, SPEC, 7)
+    rejected = RejectedPatches(tmp_path, SETTINGS)
     for rejection in REJECTIONS:
         rejected.append(rejection)
     return rejected
 
 
 def test_no_file_means_none(tmp_path: Path) -> None:
-    assert RejectedPatches(tmp_path, SPEC, 7).read() == frozenset()
+    assert RejectedPatches(tmp_path, SETTINGS).read() == frozenset()
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_appended_is_read_back(tmp_path: Path, rejected: RejectedPatches) -> None:
     assert rejected.read() == ATTEMPTS
-    assert RejectedPatches(tmp_path, SPEC, 7).read() == ATTEMPTS
+    assert RejectedPatches(tmp_path, SETTINGS).read() == ATTEMPTS
 
 
 def test_other_data_sets_in_the_folder_keep_their_own(tmp_path: Path, rejected: RejectedPatches) -> None:
-    other_seed, other_spec = RejectedPatches(tmp_path, SPEC, 8), RejectedPatches(tmp_path, OTHER, 7)
-    assert other_seed.read() == other_spec.read() == frozenset()
-    other_seed.append(Rejection(1, 1, "crash", ""))
-    other_spec.append(Rejection(2, 2, "crash", ""))
-    assert (other_seed.read(), other_spec.read(), rejected.read()) == ({(1, 1)}, {(2, 2)}, ATTEMPTS)
+    mixture = Mixture.of(SPEC, Panel(), [patch_bytes(SPEC, {"level": 0.5})])
+    changes: list[dict[str, Any]] = [{"seed": 8}, {"synth": SynthSettings("none", OTHER)}, {"mixture": mixture}]
+    others = [RejectedPatches(tmp_path, replace(SETTINGS, **change)) for change in changes]
+    assert [other.read() for other in others] == [frozenset()] * 3
+    for number, other in enumerate(others):
+        other.append(Rejection(number, 1, "crash", ""))
+    assert [other.read() for other in others] == [{(number, 1)} for number in range(3)]
+    assert rejected.read() == ATTEMPTS
 
 
 def test_entry_names_the_patch_and_the_reason(tmp_path: Path, rejected: RejectedPatches) -> None:
@@ -107,4 +116,4 @@ def test_entry_is_one_write_at_the_end_of_the_file(
 def test_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / REJECTED_FILE).mkdir()
     with pytest.raises(UserError, match=f"cannot write .*{REJECTED_FILE}: Is a directory"):
-        RejectedPatches(tmp_path, SPEC, 7).append(REJECTIONS[0])
+        RejectedPatches(tmp_path, SETTINGS).append(REJECTIONS[0])
