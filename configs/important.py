@@ -41,9 +41,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.cache = "none"
     # Smaller standard deviations in stats.npz, in dB, are raised to this; 0 for models of the PyTorch code.
     data.min_std_db = 1.0
-    # Only for data.source=render: the seed of the rows, and the number of steps that use each row. Reuse helps models
-    # that learn faster than rows are made; then data.workers must divide 48.
+    # The next three are for data.source=render. A folder of preset files, whose patches are mixed; without one the
+    # weights in the spec draw the rows.
+    data.prior = ""
+    # The seed of the rows.
     data.seed = 0
+    # The number of steps that use each row, for models that learn faster than rows are made. Above 1, data.workers must
+    # divide 48.
     data.reuse = 1
     # Whether virtual sources and external links outside the data set's parent folder may be read.
     data.allow_external = False

@@ -68,7 +68,7 @@ def target_sounds(files: Sequence[Path], spec: ParamSpec) -> list[NDArray[np.flo
 
 def compare(predictor: Predictor, sounds: list, count: int) -> dict[str, dict[str, NDArray]]:
     """Metrics (S,) by name of the model's best of ``count`` rows, of the best random row, and their differences."""
-    rows = random_rows(predictor.model.spec, len(sounds) * count)
+    rows = random_rows(predictor.model.spec, len(sounds) * count, predictor.model.config.data.get("prior", ""))
     found: dict[str, list[dict[str, float]]] = {PREDICTION: [], RANDOM: []}
     with progress_bar(f"best of {count}", len(sounds)) as advance:
         for index, sound in enumerate(sounds):
@@ -82,9 +82,11 @@ def compare(predictor: Predictor, sounds: list, count: int) -> dict[str, dict[st
     return figures
 
 
-def random_rows(spec: ParamSpec, count: int) -> NDArray[np.float32]:
+def random_rows(spec: ParamSpec, count: int, prior: str) -> NDArray[np.float32]:
     """Rows (N, W) that the training data would hold for the seed of libraries, with the note of the targets."""
-    rows = RenderedRows(render_settings(spec, SEED), RenderedOrder(count, 1)).read_rows(PARAM_ARRAY, np.arange(count))
+    rows = RenderedRows(render_settings(spec, SEED, prior), RenderedOrder(count, 1)).read_rows(
+        PARAM_ARRAY, np.arange(count)
+    )
     note = spec.encode({**spec.decode(rows[0]), PITCH: FLAGS.note, NOTE_TIMES: (0.0, FLAGS.seconds)})
     for name in (PITCH, NOTE_TIMES):
         rows[:, spec.slices[name]] = note[spec.slices[name]]

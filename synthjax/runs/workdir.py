@@ -109,6 +109,8 @@ class Workdir:
         saved = config.copy_and_resolve_references()
         if config.data.source == "shards" and "://" not in saved.data.root:
             saved.data.root = os.path.abspath(saved.data.root)  # evaluate may run in another folder.
+        if saved.data.get("prior"):
+            saved.data.prior = os.path.abspath(saved.data.prior)
         _write(self.config, json.dumps(saved.to_dict(), indent=2) + "\n")
 
     def _refuse_another_run(self, config: ml_collections.ConfigDict, dataset: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ Shapes: B batch, N rows, W row width, C channels, M mels, F frames, T audio samp
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import ml_collections
@@ -32,6 +34,7 @@ from data_pipeline.render.worker_messages import Batch as RenderBatch
 from data_pipeline.shards.mel_stats import MelStats, RunningStats
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY
 from data_pipeline.synths.choice import synth_for, why_no_renderer
+from data_pipeline.synths.known_patches import mixture_of_folder
 from data_pipeline.synths.protocol import DriftError
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, HostBatch
@@ -182,9 +185,14 @@ class RenderedTrainingData:
         if data.reuse > 1 and data.workers and REUSE_STEPS % data.workers:
             raise UserError(f"data.workers={data.workers} must divide {REUSE_STEPS} where data.reuse is above 1")
         self.spec = load_spec(data.spec)
-        self._settings = render_settings(self.spec, data.seed)
+        self._settings = render_settings(self.spec, data.seed, data.prior)
         self.task: Task = SpectrogramTask(self.spec, MEL_SHAPE, data.min_std_db)
-        self.identity = {"spec_hash": self.spec.content_hash, "seed": data.seed, "reuse": data.reuse}
+        self.identity = {
+            "spec_hash": self.spec.content_hash,
+            "prior_hash": self._settings.prior_hash,
+            "seed": data.seed,
+            "reuse": data.reuse,
+        }
         self.workers: int = data.workers
         self._held_out: MemoryRows | None = None
         self._heard = np.zeros((0, *AUDIO_SHAPE), np.float32)
@@ -261,9 +269,17 @@ class RenderedTrainingData:
         return (self.spec, self._heard) if len(self._heard) else None
 
 
-def render_settings(spec: ParamSpec, seed: int) -> RenderSettings:
-    """The settings under which rows of a spec are drawn and accepted. Raises UserError without its synthesizer."""
+def render_settings(spec: ParamSpec, seed: int, prior: str = "") -> RenderSettings:
+    """The settings under which rows of a spec are drawn and accepted.
+
+    ``prior`` is a folder of preset files, whose patches are mixed; without it the spec's weights draw the rows.
+    Raises UserError without the synthesizer, or for a folder without patches of the spec.
+    """
     synth = synth_for(spec)
     if reason := why_no_renderer(synth, "the environment variable SURGE_XT_PLUGIN"):
         raise UserError(f"data.source=render: {reason}")
-    return RenderSettings(synth, seed, MIN_LOUDNESS, MAX_PEAK, VERIFY_EVERY)
+    mixture = None
+    if prior:
+        mixture, lines = mixture_of_folder(Path(prior), synth)
+        print(*lines, sep="\n", file=sys.stderr)
+    return RenderSettings(synth, seed, MIN_LOUDNESS, MAX_PEAK, VERIFY_EVERY, mixture)

@@ -17,6 +17,8 @@ from data_pipeline.params.counter_rng import VALIDATION_SEED
 from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.mel_stats import MelStats
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY, ShardReader
+from data_pipeline.synths.dexed.syx import write_banks
+from data_pipeline.synths.dexed.voice import INIT_VOICE
 from synthjax.cluster import sharding
 from synthjax.methods.examples import HostBatch, from_model_scale
 from synthjax.runs.check_config import check_config
@@ -152,6 +154,16 @@ def test_settings_that_cannot_be(config: ml_collections.ConfigDict, key: str, va
     config.data[key] = value
     with pytest.raises(UserError, match=words):
         check_config(config)
+
+
+def test_rows_of_a_prior_are_mixtures_of_its_patches(config: ml_collections.ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "bank.syx").write_bytes(write_banks([INIT_VOICE])[0])
+    config.data.prior = str(tmp_path)
+    data = RenderedTrainingData(config, None)
+    assert data.identity["prior_hash"]
+    [batch, *_] = read(config)
+    carrier = SPEC.slices["op_1_output_level"]
+    assert (from_model_scale(batch["x1"])[:, carrier] > 0.9).all()  # Of the one patch, or moved by a small step.
 
 
 def test_workers_that_could_not_keep_their_rows(config: ml_collections.ConfigDict) -> None:
