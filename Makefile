@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_PROCESSES ?= 2
 
 # make render-shards CONFIG=configs/render_surge_simple.py OUTPUT=data/surge_simple/shards SHARDS=0-11
-CONFIG ?= configs/render_subtractive.py
+CONFIG ?= configs/render_dexed.py
 OUTPUT ?= data/$(patsubst render_%,%,$(basename $(notdir $(CONFIG))))/shards
 SHARDS ?= 0-11
 SAMPLES_PER_SHARD ?= 10000

@@ -1,6 +1,6 @@
 """Renders a data set's shards.
 
-    python -m data_pipeline.render_shards --config=configs/render_subtractive.py --output=DIR --shards=0-11
+    python -m data_pipeline.render_shards --config=configs/render_dexed.py --output=DIR --shards=0-11
 
 writes DIR/shard-0.h5 to DIR/shard-11.h5. A patch depends on --seed, its row k and the number of the attempt alone, so
 the jobs of an array can share the work by --shards. With --prior it also depends on the patches of that folder. With

@@ -27,6 +27,8 @@ from data_pipeline.shards.reader import ShardAttributes, ShardReader, write_shar
 from tests.command_server import CommandServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# The render config of a synthesizer without dependencies, which no product file needs.
+RENDER_SUBTRACTIVE = str(REPOSITORY / "tests" / "render_subtractive.py")
 SPEC = load_spec("surge_simple")
 ROWS = 2
 

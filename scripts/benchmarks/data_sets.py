@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from data_pipeline.audio.contract import MIN_LOUDNESS
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import load_spec
-from data_pipeline.render.config import render_settings
+from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_messages import Batch
 from data_pipeline.shards.hdf5_files import new_hdf5
 from data_pipeline.shards.mel_stats import STATS_FILE, compute_stats, save_stats
@@ -27,14 +29,15 @@ from data_pipeline.shards.reader import (
     seal,
 )
 from data_pipeline.shards.splits import write_splits
-from data_pipeline.synths.choice import open_synth
-from synthjax.configs import render_subtractive
+from data_pipeline.synths.choice import open_synth, synth_for
 
 FIRST_SHARD = Path("shards", "shard-0.h5")
 # Different sounds of a data set, the rows of its one shard.
 SOUNDS = 320
 # Rows of the shard for which h5py guesses chunks, as it did for the PyTorch code.
 OLD_SHARD_ROWS = 10_000
+# Rows rendered at once, and renders between checks of the synthesizer.
+BATCH, VERIFY_EVERY = 16, 200
 
 
 def given_or_made(flag: Any, rows: int, folder: str | Path) -> str:
@@ -79,12 +82,11 @@ def _make_shard(path: Path, spec_name: str, rows: int) -> None:
 
 def _rendered_chunks(count: int) -> Iterator[bytes]:
     """Yields the spectrograms of ``count`` sounds, compressed as a shard holds them."""
-    config = render_subtractive.get_config()
-    settings = render_settings(config, seed=0)
-    renderer = settings.renderer(open_synth(settings.synth))
+    synth = synth_for(load_spec("subtractive"))  # It needs no package and no plugin.
+    renderer = RenderSettings(synth, 0, MIN_LOUDNESS, math.inf, VERIFY_EVERY).renderer(open_synth(synth))
     with progress_bar("sounds rendered", count) as advance:
-        for first in range(0, count, config.batch_rows):
-            batch = Batch(tuple(range(first, min(first + config.batch_rows, count))))
+        for first in range(0, count, BATCH):
+            batch = Batch(tuple(range(first, min(first + BATCH, count))))
             yield from (row.mel_spec for row in renderer.render(batch, lambda attempt: None).rows)
             advance(len(batch.indices))
 

@@ -22,7 +22,16 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.shards.partial_shard import log_path
 from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from tests.data_pipeline.scripted_synth import SPEC, go_on, sine, waiting
-from tests.helpers import REPOSITORY, all_rows, assert_usage_error, is_alive, run_cli, started, wait_until
+from tests.helpers import (
+    RENDER_SUBTRACTIVE,
+    REPOSITORY,
+    all_rows,
+    assert_usage_error,
+    is_alive,
+    run_cli,
+    started,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -46,7 +55,7 @@ def arguments(folder: Path, script: dict[str, Any] | None = None, **flags: Any) 
         "config.batch_rows": 3,
         **{name.replace("__", "."): value for name, value in flags.items()},
     }
-    return ["--config=configs/render_subtractive.py", *(f"--{name}={value}" for name, value in values.items())]
+    return [f"--config={RENDER_SUBTRACTIVE}", *(f"--{name}={value}" for name, value in values.items())]
 
 
 def render(folder: Path, script: dict[str, Any] | None = None, **flags: Any) -> subprocess.CompletedProcess:

@@ -122,7 +122,7 @@ def test_loader_of_a_data_set(tmp_path: Path, tiny_root: Path) -> None:
 
 @pytest.mark.slow
 def test_render(tmp_path: Path) -> None:
-    options = ["--config=configs/render_subtractive.py", "--rows=16", "--workers=1"]
+    options = ["--config=configs/render_dexed.py", "--rows=16", "--workers=1"]
     setting, rows = measure("renderer", tmp_path, *options)
     assert {"synthesizer", "mel spectrogram", "an accepted row, in this process"} < {*rows}
     assert setting["accepted_rows"] == 16

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.shards.reader import ShardReader
-from tests.helpers import REPOSITORY, assert_usage_error
+from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, assert_usage_error
 
 SCRIPT = REPOSITORY / "scripts" / "render_to_bucket.sh"
 ROWS = 2
 
 
 def render(folder: Path, shards: str) -> subprocess.CompletedProcess:
-    flags = ["--config=configs/render_subtractive.py", f"--samples_per_shard={ROWS}", "--workers=1"]
+    flags = [f"--config={RENDER_SUBTRACTIVE}", f"--samples_per_shard={ROWS}", "--workers=1"]
     return run(folder, folder / "bucket", shards, *flags)
 
 

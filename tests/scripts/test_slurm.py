@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from data_pipeline.shards.reader import ShardReader
-from tests.helpers import REPOSITORY, tiny_flags
+from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, tiny_flags
 from tests.scripts.launching import Sandbox, said
 from tests.scripts.slurm_cluster import SlurmCluster, missing_daemons, slurm_cluster, wait_until
 
@@ -200,7 +200,7 @@ def render(cluster: SlurmCluster, folder: Path, *options: str, rows: int, **envi
         "--cpus-per-task=1",
         f"--output={folder}/%A_%a.log",
         SCRIPTS / "render.sbatch",
-        "--config=configs/render_subtractive.py",
+        f"--config={RENDER_SUBTRACTIVE}",
         f"--output={folder}/shards",
         f"--samples_per_shard={rows}",
         cwd=REPOSITORY,

@@ -22,7 +22,7 @@ from data_pipeline.synths.choice import synth_for
 from synthjax.evaluation.audio import Predictions, measure_sounds
 from synthjax.inference.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
 from synthjax.methods.sampling import Sampling
-from tests.helpers import REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
+from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
 SPEC = load_spec("subtractive")
 SOUNDS = 8
@@ -39,7 +39,7 @@ def run(module: str, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("subtractive")
-    rendering = ["--config=configs/render_subtractive.py", "--samples_per_shard=8", "--shards=0-3"]
+    rendering = [f"--config={RENDER_SUBTRACTIVE}", "--samples_per_shard=8", "--shards=0-3"]
     run("data_pipeline.render_shards", *rendering, f"--output={root / 'shards'}")
     run("data_pipeline.splits", root / "shards", root, "--train_shards=0,1", "--val_shards=2", "--test_shards=3")
     run("data_pipeline.stats", root)

@@ -171,7 +171,7 @@ def test_the_home_folder_is_known_after_an_equals_sign(monkeypatch: pytest.Monke
 
 def test_a_command_writes_to_the_home_folder(tmp_path: Path) -> None:
     flags = ("--output=~/out", "--shards=0", "--samples_per_shard=1", "--workers=1")
-    config = "--config=configs/render_subtractive.py"
+    config = "--config=configs/render_dexed.py"
     result = run_cli("data_pipeline.render_shards", config, *flags, cwd=REPOSITORY, HOME=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "shard-0.h5").exists()

@@ -119,7 +119,7 @@ def test_a_config_of_ours_is_found_from_any_folder_and_the_callers_own_comes_fir
     assert json.loads(own.stdout)["variant"] == "lr_low"
 
 
-@pytest.mark.parametrize("kind", ["flow_mlp", "k_osc:k=8", "render_subtractive", "render_surge_xt", "quickstart"])
+@pytest.mark.parametrize("kind", ["flow_mlp", "k_osc:k=8", "render_dexed", "render_surge_xt", "quickstart"])
 def test_configs_of_ours_need_no_package_called_configs(tmp_path: Path, kind: str) -> None:
     name, _, variant = kind.partition(":")
     (tmp_path / "configs").mkdir()

@@ -12,7 +12,8 @@ from data_pipeline.params.kinds import Continuous
 from data_pipeline.params.spec import ParamSpec, spec_json
 from data_pipeline.render.config import render_settings
 from data_pipeline.synths.drafting import NOTE_PARAMS
-from synthjax.configs import quickstart, render_subtractive, render_surge_simple
+from synthjax.configs import quickstart, render_surge_simple
+from tests import render_subtractive
 
 
 def surge(**changes: object) -> ml_collections.ConfigDict:

@@ -21,7 +21,7 @@ from data_pipeline.render.row_renderer import Batch, RenderSettings
 from data_pipeline.render.worker_pool import Loss, Supervision
 from data_pipeline.synths.protocol import SynthSettings
 from tests.data_pipeline.scripted_synth import SPEC
-from tests.helpers import REPOSITORY, run_cli, started
+from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, run_cli, started
 
 SETTINGS = RenderSettings(SynthSettings("none", load_spec("subtractive")), 0, -55.0, 1.0, 10)
 MODULE = "data_pipeline.render.ray_executor"
@@ -56,7 +56,7 @@ def render(folder: Path, name: str, script: dict[str, Any], *flags: str, **envir
     (scripts / "script.json").write_text(json.dumps(script))
     return run_cli(
         "data_pipeline.render_shards",
-        "--config=configs/render_subtractive.py",
+        f"--config={RENDER_SUBTRACTIVE}",
         f"--output={folder / name}",
         "--shards=0-1",
         "--samples_per_shard=6",

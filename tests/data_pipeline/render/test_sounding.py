@@ -18,7 +18,7 @@ from data_pipeline.shards.reader import PARAM_ARRAY, ShardReader
 from data_pipeline.shards.row_compression import RenderedBatch
 from data_pipeline.synths.protocol import SynthSettings
 from tests.data_pipeline.scripted_synth import SPEC, ScriptedSynth, sine
-from tests.helpers import REPOSITORY, all_rows, run_cli
+from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, all_rows, run_cli
 
 SEED = 9
 # About every third patch.
@@ -112,7 +112,7 @@ def test_a_given_patch_is_returned_as_it_sounds(tmp_path: Path, spec: ParamSpec,
 def test_a_data_set_names_what_it_refused(tmp_path: Path, spec: ParamSpec) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"drones": THIRD, "rings": 0.6}))
     flags = {
-        "config": "configs/render_subtractive.py",
+        "config": RENDER_SUBTRACTIVE,
         "output": tmp_path / "out",
         "shards": "0",
         "samples_per_shard": 8,

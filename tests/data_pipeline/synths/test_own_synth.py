@@ -35,7 +35,7 @@ def package(tmp_path: Path) -> Path:
 def test_the_example_renders_and_reads_its_own_files(package: Path, tmp_path: Path) -> None:
     spec, path = package / "sine.json", f"{tmp_path}{os.pathsep}{REPOSITORY}"
     result = run_cli(
-        *("data_pipeline.render_shards", "--config=configs/render_subtractive.py", "--config.synth=sine"),
+        *("data_pipeline.render_shards", "--config=configs/render_dexed.py", "--config.synth=sine"),
         *(f"--config.spec={spec}", f"--output={tmp_path / 'shards'}", "--shards=0", "--samples_per_shard=4"),
         PYTHONPATH=path,
     )

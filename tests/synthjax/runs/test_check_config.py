@@ -8,8 +8,8 @@ import ml_collections
 import pytest
 
 from data_pipeline.console.cli import UserError
-from synthjax.configs import render_subtractive
 from synthjax.runs.check_config import check_config
+from tests import render_subtractive
 
 
 def test_the_bundled_values_pass(tiny_config: ml_collections.ConfigDict) -> None:

@@ -55,8 +55,8 @@ def assert_same(some: list[HostBatch], others: list[HostBatch]) -> None:
 
 
 def test_rows_are_those_that_shards_would_hold(tmp_path: Path) -> None:
-    command = ("data_pipeline.render_shards", "--config=configs/render_subtractive.py", "--config.synth=dexed")
-    settings = ("--config.spec=dexed", "--shards=0", "--samples_per_shard=12", "--seed=7", f"--output={tmp_path}")
+    command = ("data_pipeline.render_shards", "--config=configs/render_dexed.py")
+    settings = ("--shards=0", "--samples_per_shard=12", "--seed=7", f"--output={tmp_path}")
     result = run_cli(*command, *settings)
     assert result.returncode == 0, result.stderr
     shard = ShardReader(tmp_path / "shard-0.h5")
