@@ -2,6 +2,27 @@
 
 A row of a mixture is one known patch. Some of its modules, such as operators, are replaced by another patch's, and some
 of its values are moved. The note is drawn from the spec.
+
+The probabilities were chosen with 640 DX7 patches. The targets were 160 other patches that people made, the libraries
+1,500 and 6,000 rows of Dexed, all at note 60, held for 3 s of 4 s. The library's row nearest to each target is that of
+the least mean absolute difference of mel spectrograms in dB, pooled to 32 bands and 40 times. Its mean MSS in dB, with
+OTHER_PLACE = 0.25 and STEP = 0.05 unless named, and the part of 800 draws, at notes of the spec, that are refused as
+quiet or clipped:
+
+    spec's weights                             7.84    7.03    5.0 %
+    EXCHANGE 0,   MOVE 0                       6.13    6.00    0.8 %
+    EXCHANGE 0.1, MOVE 0.02                    6.04    5.58    0.6 %
+    EXCHANGE 0.2, MOVE 0                       6.02    5.54    0.4 %
+    EXCHANGE 0.2, MOVE 0.02 (chosen)           6.07    5.60    0.7 % (of 1,500)
+    EXCHANGE 0.2, MOVE 0.05                    6.19    5.61    0.4 %
+    EXCHANGE 0,   MOVE 0.1                     6.12            0.8 %
+    EXCHANGE 0.5, MOVE 0                       6.37            1.3 %
+    EXCHANGE 0.2, MOVE 0.2, STEP 0.1           6.48            0.5 %
+    EXCHANGE 0.2, MOVE 0.05, OTHER_PLACE 0     6.16            0.4 %
+    EXCHANGE 0.2, MOVE 0.05, OTHER_PLACE 0.75  6.06            0.8 %
+
+Among the four mixtures with exchanges, the differences at 6,000 rows are smaller than their 95 % intervals of 0.09 to
+0.15 dB, paired by target. So moving a few values costs nothing that can be measured. It gives values that no patch has.
 """
 
 from __future__ import annotations
@@ -25,7 +46,7 @@ from data_pipeline.params.spec import ParamSpec
 EXCHANGE = 0.2
 OTHER_PLACE = 0.25
 # The probability that a value is moved, and the largest step as a part of the parameter's range.
-MOVE = 0.05
+MOVE = 0.02
 STEP = 0.05
 
 
@@ -96,9 +117,10 @@ class Mixture:
         """Columns (N, S) of known patches with exchanged modules, from uniform numbers (N, 1) and three (N, M)."""
         modules = self._modules
         is_exchanged = exchange < EXCHANGE
-        source = (np.where(is_exchanged, donor, patch) * self.count).astype(np.int64)
-        others = 1 + (place / OTHER_PLACE * (modules.fitting - 1)).astype(np.int64)
-        choice = np.where(is_exchanged & (place < OTHER_PLACE) & (modules.fitting > 1), others, 0)
+        source = _integers(np.where(is_exchanged, donor, patch), self.count)
+        others = modules.fitting - 1
+        is_other = is_exchanged & (place < OTHER_PLACE) & (others > 0)
+        choice = np.where(is_other, 1 + _integers(place / OTHER_PLACE, others), 0)
         of_column = modules.of_column
         columns = modules.sources[choice[:, of_column], np.arange(len(of_column))]
         return self._known[source[:, of_column], columns].astype(np.float64)
@@ -170,7 +192,7 @@ def _moved(
         case Discrete():
             span = parameter.max - parameter.min
             largest = max(1, round(STEP * span))
-            steps = np.floor(2 * largest * drawn) - largest
+            steps = _integers(drawn, 2 * largest) - largest
             steps += steps >= 0  # -largest to -1, and 1 to largest.
             # Rounding matters where a module comes from a place with another range.
             integers = np.rint(columns * span)
@@ -178,6 +200,12 @@ def _moved(
         case Continuous():
             return np.where(where, _reflected(columns + STEP * (2 * drawn - 1), 1), columns)
     return columns
+
+
+def _integers(uniforms: NDArray[np.float64], count: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Uniform numbers in [0, 1) to integers in [0, count)."""
+    # Rounding may lift a product to the end.
+    return np.minimum((uniforms * count).astype(np.int64), count - 1)
 
 
 def _reflected(values: NDArray[np.float64], end: int) -> NDArray[np.float64]:

@@ -79,6 +79,17 @@ def test_a_module_from_a_place_of_another_range_becomes_an_integer_of_its_new_pl
     assert {name: SPEC.decode(row)[name] for name in exchanged} == exchanged
 
 
+@pytest.mark.parametrize("edge", [0.0, 1.0 - 2.0**-53])
+def test_edges_of_the_uniform_numbers(edge: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is rounded out of its range."""
+    monkeypatch.setattr(mixtures, "uniforms", lambda seed, indices, attempts, count: np.full((1, count), edge))
+    for constant in ("EXCHANGE", "OTHER_PLACE", "MOVE"):
+        monkeypatch.setattr(mixtures, constant, 1.0)
+    for count in range(1, 40):
+        (row,) = Mixture.of(SPEC, PANEL, known(SPEC, count)).sample(0, [0], [0])
+        np.testing.assert_allclose(SPEC.encode(SPEC.decode(row)), row, rtol=0, atol=2.0**-23)
+
+
 def test_rows_depend_on_seed_index_and_attempt_alone(mixture: Mixture) -> None:
     rows = mixture.sample(5, [3, 9, 9], [0, 1, 2])
     np.testing.assert_array_equal(mixture.sample(5, [9], [1])[0], rows[1])
