@@ -3,7 +3,7 @@
 The targets are the patches of preset files, each played with one note. The model answers a target's sound with K rows
 drawn from its posterior, key and times of the note included. Against them stand K rows of the data that the model
 learnt from, played with the target's own key and times. Of K rows the one whose sound ranks first counts, on both sides
-by the same ranking. Prints every metric of both, and the difference with its 95 % interval over the targets; a negative
+by the same ranking. Prints every metric of both, and the difference with its interval over the targets; a negative
 difference means that the model is nearer (for RMS a positive one).
 """
 
