@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # The seed of the rows.
     data.seed = 0
     # The number of steps that use each row, for models that learn faster than rows are made. Above 1, data.workers must
-    # divide 48.
+    # divide 24.
     data.reuse = 1
     # Whether virtual sources and external links outside the data set's parent folder may be read.
     data.allow_external = False

@@ -44,7 +44,7 @@ from synthjax.tasks.shards import HeldOutRows
 
 # A row of data.reuse=R is used again so many steps later. If the number of workers divides it, the worker that rendered
 # a row makes the later steps too.
-REUSE_STEPS = 48
+REUSE_STEPS = 24
 # The statistics are those of the first rows of the training data.
 STATISTICS_ROWS = 2048
 # Rows that a worker renders at once for validation and statistics.

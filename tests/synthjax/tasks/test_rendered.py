@@ -168,7 +168,7 @@ def test_rows_of_a_prior_are_mixtures_of_its_patches(config: ml_collections.Conf
 
 def test_workers_that_could_not_keep_their_rows(config: ml_collections.ConfigDict) -> None:
     config.data.update({"reuse": 2, "workers": 5})
-    with pytest.raises(UserError, match=r"data\.workers=5 must divide 48"):
+    with pytest.raises(UserError, match=r"data\.workers=5 must divide 24"):
         RenderedTrainingData(config, None)
 
 

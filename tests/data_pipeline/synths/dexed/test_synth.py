@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,14 @@ def test_verify_compares_what_the_engine_was_given() -> None:
     synth._held = synth._held.replace(b"\x63", b"\x62", 1)
     with pytest.raises(DriftError, match="op_6_eg_rate_1"):
         synth.verify()
+
+
+def test_voices_of_people_sound_the_same_from_the_file_and_from_the_spec(shared_data: Path) -> None:
+    synth = Dexed(SPEC)
+    for bank in sorted((shared_data / "dx7_presets").glob("*.syx")):
+        patches, _ = INSTRUMENT.read(bank.read_bytes())
+        for patch in patches[::16]:
+            assert not patch.outside
+            row = SPEC.encode({**patch.values, **NOTE})
+            from_spec = synth.render(SPEC.decode(row), seconds=2.5)
+            np.testing.assert_array_equal(synth.render(NOTE, base=patch.base, seconds=2.5), from_spec)
