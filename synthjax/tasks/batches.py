@@ -236,10 +236,16 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
         gc.collect()  # Reference cycles of grain's closed iterators hold shared memory, which would leak at exit.
 
 
-def require_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Raises UserError if the worker processes cannot hand over their batches: they would die of SIGBUS later."""
+def require_shared_memory(workers: int, batch_bytes: int, processes: int = 1) -> None:
+    """Raises UserError if the worker processes cannot hand over their batches: they would die of SIGBUS later.
+
+    Args:
+      workers: those of one training process.
+      batch_bytes: the size of its rows of a batch.
+      processes: the training processes that share the memory.
+    """
     # Measured: per worker a queue here and one there, and a batch under way on each side; two batches in the loop.
-    needed = (workers * (2 * BATCHES_AHEAD + 2) + 2) * batch_bytes
+    needed = (workers * (2 * BATCHES_AHEAD + 2) + 2) * batch_bytes * processes
     try:
         room = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -249,9 +255,10 @@ def require_shared_memory(workers: int, batch_bytes: int) -> None:
     else:
         free = room.f_bavail * room.f_frsize if os.access(SHARED_MEMORY, os.W_OK) else 0
     if free < needed:
+        sharing = f" in {processes} processes of this host" if processes > 1 else ""
         raise UserError(
-            f"data.workers={workers} needs {needed >> 20} MB in {SHARED_MEMORY}, which has {free >> 20} MB: start the "
-            "container with a larger one (docker run --shm-size=4g), or set --config.data.workers=0"
+            f"data.workers={workers}{sharing} needs {needed >> 20} MB in {SHARED_MEMORY}, which has {free >> 20} MB: "
+            "start the container with a larger one (docker run --shm-size=4g), or set --config.data.workers=0"
         )
 
 

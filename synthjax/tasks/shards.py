@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -72,11 +73,14 @@ class ShardTrainingData:
 
         Raises UserError if the worker processes lack shared memory.
         """
+        self._require_shared_memory(local_rows)
+        return self._batches(local_rows)
+
+    def _require_shared_memory(self, local_rows: range, processes: int = 1) -> None:
         if self.workers:
             spectrogram = math.prod(self._reader.row_shape(MEL_SPEC)) * self._reader.dtype(MEL_SPEC).itemsize
             noise_and_row = 2 * 4 * self._reader.width
-            require_shared_memory(self.workers, len(local_rows) * (spectrogram + noise_and_row))
-        return self._batches(local_rows)
+            require_shared_memory(self.workers, len(local_rows) * (spectrogram + noise_and_row), processes)
 
     def _batches(self, local_rows: range) -> TrainBatches:
         config = self._config
@@ -95,8 +99,11 @@ class ShardTrainingData:
         return self._batches(range(self._config.data.batch_size)).indices(step).tolist()
 
     def load(self, mesh: Mesh) -> Callable[[HostBatch], Batch]:
-        """All processes call this together. Raises UserError if the memory is too small for the cache."""
+        """All processes call this together. Raises UserError if the memory is too small for cache or workers."""
         placement = sharding.batch_sharding(mesh)
+        if self.workers and jax.process_count() > 1:  # Those of one host share its memory.
+            local_rows = sharding.rows_of_this_process(placement, self._config.data.batch_size)
+            self._require_shared_memory(local_rows, HostProcesses().count)
         # With data.cache=device the host keeps parameter rows only: they are small, no process needs to share them.
         self._rows.load(HostProcesses() if self._config.data.cache == "host" else ALONE)
         if self._config.data.cache != "device":

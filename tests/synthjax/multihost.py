@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,21 @@ def start_together(
     devices: int = 1,
     each: dict[int, list[str]] | None = None,
     absent: int = 0,
+    within: Sequence[str] = (),
 ) -> list[subprocess.Popen]:
     """``python -m module`` as so many processes of so many CPU devices.
 
     Args:
       each: flags of one process beside the others'.
       absent: so many, the last, are not started.
+      within: the command that starts each process, such as unshare.
     """
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(REPOSITORY)}
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     started = []
     for index in range(processes - absent):
         place = [coordinator, f"--process_count={processes}", f"--process_index={index}", *(each or {}).get(index, [])]
-        command = [sys.executable, "-m", module, *flags, *place]
+        command = [*within, sys.executable, "-m", module, *flags, *place]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes))
     return started

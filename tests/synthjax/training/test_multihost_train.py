@@ -163,3 +163,16 @@ def test_multihost_process_that_never_comes_is_not_waited_for_forever(tiny_root:
     assert code == 2
     assert "process 0 of 2 joins the others at 127.0.0.1" in told
     assert told.endswith("within 3 s: these processes did not come: 1\n")
+
+
+@pytest.mark.slow
+def test_multihost_processes_of_one_host_share_its_memory(tiny_root: Path, tmp_path: Path) -> None:
+    """A batch of four rows takes 0.8 MB, and one process with one worker eight batches."""
+    mount = "mount -t tmpfs -o size=10m tmpfs /dev/shm"
+    within = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    flags = tiny_flags(tiny_root, tmp_path / "run", data__workers=1)
+    for code, told in ends(start_together("synthjax.train", flags, within=within)):
+        assert code == 2
+        assert "data.workers=1 in 2 processes of this host needs 12 MB in /dev/shm, which has 10 MB" in told
