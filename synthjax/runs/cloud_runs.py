@@ -7,6 +7,7 @@ checkpoints from the disk of one host, so that such a run has one process.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ def training(path: str) -> Generator[Workdir, None, None]:
     try:
         yield Workdir(folder, _checkpoints(path))
     finally:
-        mirror.close()
+        with _undisturbed():
+            mirror.close()
 
 
 @contextmanager
@@ -68,6 +70,19 @@ def reading(path: str | Path) -> Generator[Workdir, None, None]:
         if not Mirror(Path(folder), str(path), _warn).restore():
             raise UserError(f"no run at {path}: give the --workdir of a training run")
         yield Workdir(folder, _checkpoints(str(path)))
+
+
+@contextmanager
+def _undisturbed() -> Generator[None, None, None]:
+    """Ignores the signals that ask a run to stop: the last upload ends by itself. Ctrl-C still ends it at once."""
+    asking = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in asking}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # JAX's own, which Python cannot put back. The command ends now.
+                signal.signal(number, handler)
 
 
 def _drop_if_behind(folder: Path, location: CloudLocation) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,12 @@ from data_pipeline.shards.mel_stats import STATS_FILE, compute_stats, save_stats
 from data_pipeline.shards.reader import ShardReader
 from data_pipeline.shards.splits import write_splits
 from tests import cloud_servers
-from tests.cloud_servers import SECRETS, Cloud
+from tests.cloud_servers import SECRETS, Cloud, Proxy
 from tests.helpers import REPOSITORY, assert_usage_error, make_rows, run_cli, tiny_flags, write
 from tests.synthjax.multihost import finish, start_together
 
 cloud = cloud_servers.cloud
+either_cloud = cloud_servers.either_cloud
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,36 @@ def test_a_missing_data_set_is_an_error(cloud: Cloud, tmp_path: Path, monkeypatc
     monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "host"))
     result = run_cli("synthjax.train", *tiny_flags(cloud.url("data/none"), tmp_path / "run"), cwd=REPOSITORY)  # type: ignore[arg-type]
     assert_usage_error(result, "data/none", "has no train.h5")
+
+
+FINISHED = """
+import sys
+from pathlib import Path
+from data_pipeline.console import cli
+from synthjax.runs import cloud_runs
+
+def main(argv):
+    with cloud_runs.training(argv[1]) as workdir:
+        workdir.path.mkdir(parents=True, exist_ok=True)
+        (workdir.path / "metrics.jsonl").write_bytes(bytes(1 << 20))
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("asks", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_does_not_cut_the_last_upload_short(either_cloud: Cloud, tmp_path: Path, asks: int) -> None:
+    """The run itself has finished, and the signal comes while the connection stands still."""
+    with Proxy(either_cloud.endpoint, up=200_000, hold=True) as proxy:
+        environment = either_cloud.environment(proxy.endpoint) | {"SYNTHJAX_CACHE": str(tmp_path)}
+        command = [sys.executable, "-c", FINISHED, either_cloud.url("runs/one")]
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment)
+        try:
+            assert proxy.struck.wait(100)
+            process.send_signal(asks)
+            proxy.released.set()
+            assert process.wait(100) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert either_cloud.get("runs/one/metrics.jsonl") == bytes(1 << 20)
