@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -23,7 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_pipeline.console.cli import UserError
 from synthjax.runs.workdir import Workdir
 from synthjax.training.writers import JsonLines, TensorBoard, Writers
-from tests.helpers import REPOSITORY
 
 
 def lines_of(path: Path) -> list[dict[str, float]]:
@@ -292,69 +285,3 @@ def test_another_module_called_wandb_ends_no_run(
     tiny_config.wandb = True
     Writers.open(Workdir(tmp_path), tiny_config, 0).close()
     assert "has no attribute 'setup'" in capsys.readouterr().err
-
-
-START = """
-import sys
-from pathlib import Path
-from synthjax.training import writers
-writers.ANSWER_SECONDS = 1.0
-writer = writers.WeightsAndBiases(Path(sys.argv[1]), {}, 0)
-writer.scalars(1, {"loss": 0.5})
-writer.close()
-"""
-
-
-@contextmanager
-def loopback_server(status: int) -> Iterator[str]:
-    """The URL of a server that gives every request this status, or no answer if it is 0."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if status == 0:
-                over.wait()
-            self.send_response(status or 500)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_POST
-
-    over = threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        over.set()
-        server.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("status", "environment", "told"),
-    [
-        (0, {}, "does not answer: for runs without network set WANDB_MODE=offline, and use wandb sync afterwards"),
-        (503, {}, "has an error: for runs without network set WANDB_MODE=offline"),
-        (0, {"WANDB_BASE_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9 does not answer"),
-        (0, {"WANDB_MODE": "offline"}, ""),
-        # wandb itself has asked the server, here a proxy that alone knows the name.
-        (404, {"WANDB_BASE_URL": "http://nowhere.invalid"}, "returned error 404"),
-    ],
-)
-def test_a_server_of_weights_and_biases_that_is_silent_stops_no_run(
-    tmp_path: Path, status: int, environment: dict[str, str], told: str
-) -> None:
-    """With the real package, which would try for hours."""
-    with loopback_server(status) as url:
-        given = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
-        if status == 404:
-            given["http_proxy"] = url
-        result = subprocess.run(
-            [sys.executable, "-c", START, tmp_path],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            env=os.environ | given | environment,
-        )
-    assert result.returncode == 0, result.stderr
-    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: Weights & Biases stops")]
-    assert len(warnings) == bool(told), result.stderr
-    assert told in "".join(warnings)
