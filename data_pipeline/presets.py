@@ -5,10 +5,10 @@
     python -m data_pipeline.presets render FILE OUT.wav [--note=60] [--seconds=3] [--velocity=100] [--patch=1]
 
 Known files: .fxp and .vstpreset of Surge XT; .syx of the DX7 (banks of 32, single voices, banks without a message
-around them). ``show`` prints the values of every patch, and counts the values outside the spec that fits best.
-``convert`` takes the formats from the names' endings. The values of a patch stay as they are. Only DX7 values beyond
-their range, which are named, become the end of the range. ``render`` plays one note of a patch; the synthesizer must
-be installed. The sound lasts a second longer than the note.
+around them); .vital of Vital. ``show`` prints the values of every patch, and counts the values outside the spec that
+fits best. ``convert`` takes the formats from the names' endings. The values of a patch stay as they are. Only DX7
+values beyond their range, which are named, become the end of the range. ``render`` plays one note of a patch; the
+synthesizer must be installed. The sound lasts a second longer than the note.
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@ from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import Synth, SynthSettings
 
-SUBTRACTIVE, SURGE_XT, DEXED, VST3 = "subtractive", "surge_xt", "dexed", "vst3"
+SUBTRACTIVE, SURGE_XT, DEXED, VITAL, VST3 = "subtractive", "surge_xt", "dexed", "vital", "vst3"
 # The list of synthesizers: the module of each, in which ``INSTRUMENT`` is an ``Instrument``.
 SYNTHS = {
     SUBTRACTIVE: "data_pipeline.synths.subtractive",
     SURGE_XT: "data_pipeline.synths.surge.instrument",
     DEXED: "data_pipeline.synths.dexed.instrument",
+    VITAL: "data_pipeline.synths.vital.instrument",
     VST3: "data_pipeline.synths.vst3",
 }
 # Installed packages add synthesizers under this group of entry points: a name, and a module as above.

@@ -104,10 +104,13 @@ class Instrument:
         """The patches of a preset file as a file of another ending. Raises UserError as ``read`` does."""
         raise UserError(f"{self.name} has no preset files")
 
-    def preset_files(self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str) -> dict[str, bytes]:
+    def preset_files(
+        self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str, base: bytes | None = None
+    ) -> dict[str, bytes]:
         """The preset files of an answer by the ending of their names: of the first candidate, or of all.
 
-        No synthesizer is needed. ``name`` and ``comment`` are stored where the format has room for them.
+        No synthesizer is needed. ``name`` and ``comment`` are stored where the format has room for them. ``base`` is
+        the content of the user's base patch, ``SynthSettings.preset``, if the synthesizer takes one.
         """
         return {}
 

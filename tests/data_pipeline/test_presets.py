@@ -76,7 +76,7 @@ def test_oddities_of_a_bank_are_said_when_it_is_written_again(files: Path) -> No
         (["show"], "usage:"),
         (["convert", "a.vstpreset"], "usage:"),
         (["convert", "a.vstpreset", "a.syx"], "files of different synthesizers"),
-        (["convert", "a.vstpreset", "a.wav"], "its name must end in .fxp, .vstpreset, .syx"),
+        (["convert", "a.vstpreset", "a.wav"], "its name must end in .fxp, .vstpreset, .syx, .vital"),
         (["convert", "none.fxp", "b.fxp"], "cannot read the preset none.fxp"),
     ],
 )

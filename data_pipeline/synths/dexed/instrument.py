@@ -59,7 +59,9 @@ class DexedInstrument(Instrument):
         voices = read_syx(content).voices
         return write_single(voices[0]) if len(voices) == 1 else b"".join(write_banks(voices))
 
-    def preset_files(self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str) -> dict[str, bytes]:
+    def preset_files(
+        self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str, base: bytes | None = None
+    ) -> dict[str, bytes]:
         """A bank with at most 32 candidates, best first. A voice has ten characters of the name, and no comment."""
         voices = [_voice(values, name) for values in candidates[:BANK_VOICES]]
         return {".syx": write_banks(voices)[0]}

@@ -89,7 +89,9 @@ class SurgeInstrument(Instrument):
         """The same state in the container of another ending."""
         return preset_files.convert(content, ending)
 
-    def preset_files(self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str) -> dict[str, bytes]:
+    def preset_files(
+        self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str, base: bytes | None = None
+    ) -> dict[str, bytes]:
         """The first candidate as ``.fxp``, which Surge's browser reads, and as ``.vstpreset``, for any host."""
         template = surge_template(spec)
         if template is None:

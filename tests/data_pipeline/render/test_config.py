@@ -60,7 +60,7 @@ def test_a_plugin_that_would_be_ignored_is_refused_and_one_that_is_needed_asked_
 
 
 def test_an_unknown_synthesizer_is_refused_with_the_list_of_known_ones() -> None:
-    words = "no synthesizer is called 'surge': there are subtractive, surge_xt, dexed, vst3, or the dotted path"
+    words = "no synthesizer is called 'surge': there are subtractive, surge_xt, dexed, vital, vst3, or the dotted path"
     with pytest.raises(UserError, match=words):
         render_settings(surge(synth="surge"), seed=0)
 

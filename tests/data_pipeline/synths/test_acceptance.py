@@ -86,6 +86,11 @@ def test_dexed() -> None:
     assert_accepted(SynthSettings("dexed", load_spec("dexed")))
 
 
+@pytest.mark.slow
+def test_vital() -> None:
+    assert_accepted(SynthSettings("vital", load_spec("vital")))
+
+
 @pytest.mark.parametrize("kind", [FakeVst3, DeafVst3])
 def test_any_vst3_instrument(kind: type[FakeVst3], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[FakeVst3] = []
