@@ -113,7 +113,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("plugin", "", "Path of the VST3 plugin. Default for Surge XT: that of `make surge-xt`.")
     flags.DEFINE_string("plugin_name", "", "The plugin's name, where the file holds several.")
-    flags.DEFINE_string("preset", "", "The base patch of a plugin other than Surge XT: a .vstpreset.")
+    flags.DEFINE_string("preset", "", "Base patch: a .vital, or a .vstpreset of a plugin other than Surge XT.")
     flags.DEFINE_bool("verify_each", False, "Check after every render that the plugin holds the patch.")
     flags.DEFINE_bool("allow_other_version", False, "Accept an untested version of Surge XT.")
     flags.DEFINE_enum("executor", "local", ["local", "ray"], "Where to render: on this machine, or a Ray cluster.")

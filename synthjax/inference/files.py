@@ -16,6 +16,7 @@ from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import instrument, instrument_of, written_endings
 from data_pipeline.synths.decoding import decode_row
 from data_pipeline.synths.instrument import Instrument
+from data_pipeline.synths.vst3_preset import read_preset_file
 from synthjax.inference.predictor import Candidate, Prediction
 
 # The folder, beside the results of the sounds, of banks with the answers to all.
@@ -26,7 +27,8 @@ class PredictionFiles:
     """Writes the results of one spec's predictions to a folder.
 
     The synthesizer of the spec writes its preset files without being opened. A preset of any other VST3 plugin is the
-    plugin's own state, which the ``renderer`` returns. A spec with the user's own base patch counts as any other's.
+    plugin's own state, which the ``renderer`` returns. A base patch of the user is the base of the preset files too.
+    Raises UserError if it cannot be read.
     """
 
     def __init__(self, folder: Path, spec: ParamSpec, renderer: PatchRenderer | None = None) -> None:
@@ -35,6 +37,8 @@ class PredictionFiles:
         self._instrument = (instrument(renderer.synth.synth) if renderer else instrument_of(spec)) or Instrument()
         self._plugin = renderer if renderer and renderer.synth.plugin else None
         self._answers: dict[str, Mapping[str, Any]] = {}
+        preset = renderer.synth.preset if renderer and not self._plugin else ""
+        self._base = read_preset_file(Path(preset)) if preset else None
 
     def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
         """Writes one sound's files, each whole or not at all. Removes files of an earlier prediction of this name.
@@ -70,7 +74,7 @@ class PredictionFiles:
         found: dict[str, bytes | None] = dict.fromkeys(written_endings())
         comment = f"Estimated by synthjax from the sound {name}."
         candidates = [self._spec.decode(candidate.row) for candidate in prediction.candidates]
-        found |= self._instrument.preset_files(self._spec, candidates, name, comment)
+        found |= self._instrument.preset_files(self._spec, candidates, name, comment, self._base)
         if found[".vstpreset"] is None and self._plugin:
             found[".vstpreset"] = self._plugin.preset(prediction.best.row)
         return found

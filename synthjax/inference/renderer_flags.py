@@ -24,7 +24,7 @@ def define() -> None:
         "Path of a VST3 plugin; for Surge XT the default is $SURGE_XT_PLUGIN or what make surge-xt fetched.",
     )
     flags.DEFINE_string("plugin_name", "", "Name of the plugin, where the file holds several.")
-    flags.DEFINE_string("preset", "", "Base patch of a plugin other than Surge XT: a .vstpreset.")
+    flags.DEFINE_string("preset", "", "Base patch: a .vital, or a .vstpreset of a plugin other than Surge XT.")
     flags.DEFINE_integer("workers", usable_cores(), "Render processes.", lower_bound=1)
 
 

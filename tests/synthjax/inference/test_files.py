@@ -19,10 +19,11 @@ from data_pipeline.synths.dexed.instrument import INSTRUMENT
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SynthSettings
 from data_pipeline.synths.surge.patch import differences, read_preset
 from data_pipeline.synths.surge.preset_files import read_surge_file, vstpreset
+from data_pipeline.synths.vital.patch import base_patch, write_patch
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Candidate, Prediction
 
-SURGE, SUBTRACTIVE = load_spec("surge_simple"), load_spec("subtractive")
+SURGE, SUBTRACTIVE, VITAL = load_spec("surge_simple"), load_spec("subtractive"), load_spec("vital")
 OTHER = ParamSpec("other", (Continuous("cutoff", 0.0, 1.0),), (Discrete(PITCH, 48, 72), NoteDuration(NOTE_TIMES, 4.0)))
 
 
@@ -62,6 +63,18 @@ def test_another_plugins_preset_is_its_own_state(tmp_path: Path, spec: ParamSpec
     """So is that of Surge XT with the user's own base patch, which is not known here."""
     PredictionFiles(tmp_path, spec, renderer(spec, "a.vst3", preset)).write("a", prediction(spec), {})
     assert (tmp_path / "a.vstpreset").read_bytes() == b"preset of 0.250"
+
+
+def test_vitals_preset_stands_on_the_users_base_patch(tmp_path: Path) -> None:
+    base = {**base_patch(), "author": "A. User", "settings": {**base_patch()["settings"], "voice_tune": 0.5}}
+    (tmp_path / "mine.vital").write_bytes(write_patch(base))
+    made = prediction(VITAL)
+    PredictionFiles(tmp_path, VITAL, renderer(VITAL, preset=str(tmp_path / "mine.vital"))).write("a", made, {})
+    patch = json.loads((tmp_path / "a.vital").read_bytes())
+    assert (patch["author"], patch["preset_name"], patch["settings"]["voice_tune"]) == ("A. User", "a", 0.5)
+    assert patch["settings"]["filter_1_cutoff"] == made.values["filter_1_cutoff"]
+    with pytest.raises(UserError, match="cannot read the preset"):
+        PredictionFiles(tmp_path, VITAL, renderer(VITAL, preset="none.vital"))
 
 
 @pytest.mark.parametrize(
