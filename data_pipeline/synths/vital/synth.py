@@ -7,7 +7,11 @@ the same bits in every render, unless a base patch is modulated by one of Vital'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+import ctypes.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +27,8 @@ from data_pipeline.synths.vital.patch import STEADY, Patch, base_patch, read_pat
 # Vital limits its output to 2.1.
 GAIN = 0.475
 MAX_VELOCITY = 127
+# More than fenv_t of <fenv.h> has on any system.
+FENV_BYTES = 256
 
 
 class Vital:
@@ -59,7 +65,8 @@ class Vital:
         if first < samples:
             # Vital rounds the length down, so half a sample more keeps the last one.
             note, length = (last - first) / SAMPLE_RATE, (samples - first + 0.5) / SAMPLE_RATE
-            sound = self._engine.render(int(values[PITCH]), velocity / MAX_VELOCITY, note, length)
+            with _floating_point_kept():
+                sound = self._engine.render(int(values[PITCH]), velocity / MAX_VELOCITY, note, length)
             audio[:, first:] = GAIN * sound[:, : samples - first]
         return audio
 
@@ -78,6 +85,26 @@ class Vital:
 
     def preset(self) -> None:
         """None: the engine is no plugin."""
+
+
+@contextmanager
+def _floating_point_kept() -> Iterator[None]:
+    """Keeps the processor's floating-point settings: Vital leaves them so that small numbers become 0 everywhere."""
+    library, state = _math_library(), ctypes.create_string_buffer(FENV_BYTES)
+    if library is None:
+        yield
+        return
+    library.fegetenv(state)
+    try:
+        yield
+    finally:
+        library.fesetenv(state)
+
+
+@cache
+def _math_library() -> ctypes.CDLL | None:
+    name = ctypes.util.find_library("m")
+    return ctypes.CDLL(name) if name else None
 
 
 def _engine(patch: Patch) -> Any:

@@ -124,3 +124,9 @@ def test_the_base_patch_is_vitals_initial_one_but_for_its_sources() -> None:
         *("wavetables", "sample", "osc_1_random_phase", "osc_2_random_phase", "osc_3_random_phase")
     }
     assert ours.keys() == theirs.keys()
+
+
+def test_a_render_leaves_the_processors_arithmetic_as_it_was() -> None:
+    """Vital makes numbers below the normal range 0, for all code that follows in the thread."""
+    Vital(SPEC).render(rows(5, 1)[0], seconds=1.0)
+    assert np.array([1e-310])[0] * 1.0 > 0.0
