@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import SAMPLE_RATE
-from data_pipeline.console.cli import UserError
+from data_pipeline.console.cli import UserError, printable
 from data_pipeline.params.counter_rng import uniforms
 from data_pipeline.params.kinds import Discrete, Parameter
 from data_pipeline.params.spec import ParamSpec
@@ -98,8 +98,11 @@ def read_patch(content: bytes) -> Patch:
 
 
 def write_patch(patch: Patch) -> bytes:
-    """The bytes of a ``.vital`` file."""
-    return json.dumps(patch).encode()
+    """The bytes of a ``.vital`` file. Raises UserError for a number that is not finite, which JSON does not have."""
+    try:
+        return json.dumps(patch, allow_nan=False).encode()
+    except ValueError as error:
+        raise UserError("the patch is malformed: it holds a number that is not finite") from error
 
 
 def named(patch: Patch, name: str, comment: str) -> Patch:
@@ -164,7 +167,7 @@ def _legal(parameter: Parameter, value: Any) -> float:
 
 def _other_modulations(modulations: list[Any], slots: set[int]) -> list[str]:
     return [
-        f"{pair['source']} modulates {pair['destination']}"
+        f"{_shown(pair['source'])} modulates {_shown(pair['destination'])}"
         for slot, pair in enumerate(modulations, 1)
         if slot not in slots and pair["source"] and pair["destination"]
     ]
@@ -193,7 +196,7 @@ def _other_numbers(settings: Mapping[str, Any], known: set[str], modulations: li
     for name, value in settings.items():
         counts = name.rpartition("_")[0] in used if name.startswith("modulation_") else "view_" not in name
         if counts and name not in known and not isinstance(value, list | dict) and value != ours.get(name):
-            found.append(f"{name} is {_shown(value)}, in the base patch {_shown(ours.get(name))}")
+            found.append(f"{_shown(name)} is {_shown(value)}, in the base patch {_shown(ours.get(name))}")
     return found
 
 
@@ -248,11 +251,12 @@ def _number(name: str, value: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)[:40]
+    """A number, or any other content of a file as one short line."""
+    return f"{value:.6g}" if isinstance(value, float) else printable(" ".join(str(value)[:40].split()))
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return printable(value) if isinstance(value, str) else ""
 
 
 def _wavetable() -> dict[str, Any]:

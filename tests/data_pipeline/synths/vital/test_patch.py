@@ -114,6 +114,15 @@ def test_a_patch_without_a_free_modulation_is_refused() -> None:
 def test_conversion_keeps_the_patch() -> None:
     patch = users_patch()
     assert json.loads(INSTRUMENT.convert(json.dumps(patch, indent=3).encode(), ".vital")) == patch
+    with pytest.raises(UserError, match="not finite"):
+        INSTRUMENT.convert(written({"new_in_2": 0.12345}).replace(b"0.12345", b"1e999"), ".vital")
+
+
+def test_texts_of_a_file_are_one_line_each() -> None:
+    content = written({"new\nline": "\ud800\n" + "x" * 99}, preset_name="\ud800")
+    [patch], _ = INSTRUMENT.read(content)
+    assert patch.name == "\\ud800"
+    assert patch.outside == ["new line is \\ud800 " + "x" * 38 + ", in the base patch None"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +141,7 @@ def test_conversion_keeps_the_patch() -> None:
         (b'{"settings": {"theme": 1}, "synth_version": "1.0"}', "settings lack osc_1_level"),
         (written({"osc_1_level": "loud"}), "osc_1_level is loud, not a number"),
         (written({"osc_1_level": None}), "osc_1_level is None, not a number"),
-        (written({"osc_1_level": float("nan")}), "osc_1_level is nan, not a number"),
+        (written({"osc_1_level": 0.12345}).replace(b"0.12345", b"NaN"), "osc_1_level is nan, not a number"),
         (written({"osc_1_level": 10**400}), "osc_1_level is 1000"),
         (written({"osc_1_level": []}), "not a number"),
         (written({"modulations": {}}), "no list of at most 64"),
