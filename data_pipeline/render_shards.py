@@ -73,6 +73,7 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
         plugin_name=FLAGS.plugin_name,
         allow_other_version=FLAGS.allow_other_version,
         verify_each=FLAGS.verify_each,
+        store_audio=FLAGS.store_audio,
     )
     if FLAGS.prior:
         mixture, lines = mixture_of_folder(Path(FLAGS.prior), settings.synth)
@@ -115,6 +116,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("plugin_name", "", "The plugin's name, where the file holds several.")
     flags.DEFINE_string("preset", "", "Base patch: a .vital, or a .vstpreset of a plugin other than Surge XT.")
     flags.DEFINE_bool("verify_each", False, "Check after every render that the plugin holds the patch.")
+    flags.DEFINE_bool(
+        "store_audio", True, "Store the sounds. Training needs spectrograms only, a quarter of the bytes or less."
+    )
     flags.DEFINE_bool("allow_other_version", False, "Accept an untested version of Surge XT.")
     flags.DEFINE_enum("executor", "local", ["local", "ray"], "Where to render: on this machine, or a Ray cluster.")
     cli.run(main)

@@ -25,6 +25,7 @@ def render_settings(
     plugin_name: str = "",
     allow_other_version: bool = False,
     verify_each: bool = False,
+    store_audio: bool = True,
 ) -> RenderSettings:
     """The settings that decide the data set's content.
 
@@ -43,7 +44,8 @@ def render_settings(
         raise UserError("min_loudness=nan is no loudness; -inf refuses only silence")
     synth = SynthSettings(config.synth, load_spec(config.spec), plugin, preset, allow_other_version, plugin_name)
     check_settings(synth)
-    return RenderSettings(synth, seed, config.min_loudness, config.max_peak, 1 if verify_each else config.verify_every)
+    verify_every = 1 if verify_each else config.verify_every
+    return RenderSettings(synth, seed, config.min_loudness, config.max_peak, verify_every, store_audio=store_audio)
 
 
 def supervision(config: ml_collections.ConfigDict) -> Supervision:

@@ -15,7 +15,7 @@ from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.quality import fault
 from data_pipeline.params.mixture import Mixture, Prior
 from data_pipeline.render.worker_messages import Attempt, Batch, NothingAcceptedError
-from data_pipeline.shards.row_compression import RenderedBatch, RowEncoder
+from data_pipeline.shards.row_compression import EncodedRow, RenderedBatch, RowEncoder
 from data_pipeline.synths.protocol import Audio, SoundingError, Synth, SynthSettings
 
 # The attempts of a whole batch are drawn together, this many a row: drawing is vectorised over rows.
@@ -36,7 +36,7 @@ class RenderSettings:
 
     ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
     checks that the synthesizer holds the patch; it is also checked at the end of every batch. Patches are drawn from
-    ``mixture``; without one, by the weights of the synthesizer's spec.
+    ``mixture``; without one, by the weights of the synthesizer's spec. Without ``store_audio`` the shards have no audio.
     """
 
     synth: SynthSettings
@@ -45,6 +45,7 @@ class RenderSettings:
     max_peak: float
     verify_every: int
     mixture: Mixture | None = None
+    store_audio: bool = True
 
     @property
     def prior(self) -> Prior:
@@ -98,12 +99,13 @@ class RowRenderer:
     def render(self, batch: Batch, announce: Callable[[Attempt], None]) -> RenderedBatch:
         """Renders and compresses one accepted row for each index, as ``accepted`` does."""
         refused = Refused()
-        rows = tuple(
-            # The spectrogram is made of the audio as rendered, before it is rounded to float16.
-            self._encoder.encode(row.index, row.attempt, row.audio, mel_spectrogram(row.audio), row.params)
-            for row in self.accepted(batch, announce, refused)
-        )
+        rows = tuple(self._encoded(row) for row in self.accepted(batch, announce, refused))
         return RenderedBatch(rows, refused.counts, tuple(refused.sounding))
+
+    def _encoded(self, row: AcceptedRow) -> EncodedRow:
+        # The spectrogram is made of the audio as rendered, before it is rounded to float16.
+        audio = row.audio if self._settings.store_audio else None
+        return self._encoder.encode(row.index, row.attempt, audio, mel_spectrogram(row.audio), row.params)
 
     def accepted(self, batch: Batch, announce: Callable[[Attempt], None], refused: Refused) -> Iterator[AcceptedRow]:
         """Yields one accepted row for each index; calls ``announce`` before every attempt, and adds to ``refused``.

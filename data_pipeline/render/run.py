@@ -85,7 +85,7 @@ def _identity(plan: Plan, number: int) -> Identity:
         max_peak=settings.max_peak,
         prior_hash=settings.prior_hash,
     )
-    return shard_identity(attributes, plan.samples_per_shard, spec.width)
+    return shard_identity(attributes, plan.samples_per_shard, spec.width, store_audio=settings.store_audio)
 
 
 def render(plan: Plan, shards: list[PartialShard], executor: Executor, progress: RenderProgress) -> None:

@@ -17,7 +17,7 @@ from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.kinds import Categorical
 from data_pipeline.params.spec import ParamSpec, bundled_spec_of_width, bundled_specs, load_spec
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
-from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ROW_SHAPES, ShardReader
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, OPTIONAL, PARAM_ARRAY, ROW_SHAPES, ShardReader
 from data_pipeline.shards.splits import SPLITS, find_shards
 from data_pipeline.shards.virtual_sources import trace
 
@@ -55,8 +55,12 @@ class Faults:
         return self._lines + [f"{path}: {count} more rows: {fault}" for (path, fault), count in more.items()]
 
 
-def check_paths(paths: Sequence[Path], spec_name: str | None, *, allow_external: bool = False) -> tuple[int, list[str]]:
-    """Checks data-set folders, splits and shards. Returns the number of rows read and one line for each fault.
+def check_paths(
+    paths: Sequence[Path], spec_name: str | None, *, allow_external: bool = False
+) -> tuple[int, int, list[str]]:
+    """Checks data-set folders, splits and shards.
+
+    Returns the number of rows read, how many of them have no audio, and one line for each fault.
 
     Raises UserError for a path that does not exist, a folder without data, or an unknown spec.
     """
@@ -74,7 +78,8 @@ def check_paths(paths: Sequence[Path], spec_name: str | None, *, allow_external:
     with progress_bar("rows checked", rows, parts=len(ROW_SHAPES)) as advance:
         for reader in readers:
             _check_rows(reader, spec, faults, advance)
-    return rows, faults.lines()
+    without_audio = sum(len(reader) for reader in readers if AUDIO not in reader.names)
+    return rows, without_audio, faults.lines()
 
 
 def _open(path: Path, faults: Faults, allow_external: bool) -> list[ShardReader]:
@@ -82,7 +87,7 @@ def _open(path: Path, faults: Faults, allow_external: bool) -> list[ShardReader]
         return [ShardReader(path, allow_external=allow_external)]
     except UserError as error:
         try:
-            lines = trace(path, tuple(ROW_SHAPES), allow_external=allow_external)[1]
+            lines = trace(path, tuple(ROW_SHAPES), optional=OPTIONAL, allow_external=allow_external)[1]
         except UserError:
             lines = []
         for line in lines or [str(error)]:
@@ -123,12 +128,13 @@ def _check_rows(reader: ShardReader, spec: ParamSpec | None, faults: Faults, adv
         MEL_SPEC: _mel_faults,
         PARAM_ARRAY: lambda rows: _param_faults(rows, spec),
     }
-    for name, check in checks.items():
+    advance(len(reader) * (len(ROW_SHAPES) - len(reader.names)))  # Left-out audio counts as checked.
+    for name in reader.names:
         try:
             for first_row, block in reader.blocks(name):
                 for start in range(0, len(block), ROWS_AT_ONCE):
                     rows = block[start : start + ROWS_AT_ONCE].astype(np.float32)
-                    for fault, bad in check(rows).items():
+                    for fault, bad in checks[name](rows).items():
                         faults.add_rows(reader, name, first_row + start + np.flatnonzero(bad), f"{name} {fault}")
                     advance(len(rows))
         except UserError as error:  # A damaged chunk: go on with the other datasets.

@@ -148,7 +148,9 @@ class PartialShard:
     def _write_rows(self, file: h5py.File) -> None:
         width = self._identity["width"]
         datasets = {
-            name: create_dataset(file, name, len(self.indices), shape) for name, shape in row_shapes(width).items()
+            name: create_dataset(file, name, len(self.indices), shape)
+            for name, shape in row_shapes(width).items()
+            if name != AUDIO or self._identity["store_audio"]
         }
         params = np.empty((len(self.indices), width), np.float32)
         for row, index in enumerate(self.indices):
@@ -156,7 +158,8 @@ class PartialShard:
             content = memoryview(self._log.read(place.offset, place.params + place.audio + place.mel_spec))
             params[row] = np.frombuffer(content[: place.params], "<f4")
             audio_end = place.params + place.audio
-            datasets[AUDIO].id.write_direct_chunk((row, 0, 0), content[place.params : audio_end])
+            if AUDIO in datasets:
+                datasets[AUDIO].id.write_direct_chunk((row, 0, 0), content[place.params : audio_end])
             datasets[MEL_SPEC].id.write_direct_chunk((row, 0, 0, 0), content[audio_end:])
         datasets[PARAM_ARRAY][:] = params
 
@@ -179,8 +182,11 @@ class PartialShard:
     def _check_row(self, row: EncodedRow) -> None:
         if row.index not in self.indices or len(row.params) != 4 * self._identity["width"]:
             raise ValueError(f"row {row.index} of {len(row.params)} parameter bytes does not belong in {self.path}")
+        if bool(row.audio) != self._identity["store_audio"]:
+            raise ValueError(f"row {row.index} has {len(row.audio)} bytes of audio, which do not fit {self.path}")
 
     def _check_identity(self, found: Identity) -> None:
+        found = {"store_audio": True, **found}  # Logs from before --store_audio do not say it.
         if name := _first_difference(self._identity, found):
             raise UserError(
                 f"{self._log.path} was begun with {name} {found.get(name)}, not {self._identity.get(name)}: "
@@ -193,10 +199,10 @@ def log_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".partial")
 
 
-def shard_identity(attributes: ShardAttributes, rows: int, width: int) -> Identity:
+def shard_identity(attributes: ShardAttributes, rows: int, width: int, *, store_audio: bool = True) -> Identity:
     """The identity of a shard of rows of W = ``width`` columns, without the synthesizer's name and version."""
     known = {name: value for name, value in asdict(attributes).items() if not name.startswith("synth_")}
-    return {**known, "rows": rows, "width": width}
+    return {**known, "rows": rows, "width": width, "store_audio": store_audio}
 
 
 def check_finished(path: Path, identity: Identity) -> tuple[str, str]:
@@ -205,7 +211,8 @@ def check_finished(path: Path, identity: Identity) -> tuple[str, str]:
     Raises UserError if the shard has another identity.
     """
     reader = ShardReader(path)
-    found = {name: reader.attrs.get(name) for name in identity} | {"rows": len(reader), "width": reader.width}
+    found = {name: reader.attrs.get(name) for name in identity}
+    found |= {"rows": len(reader), "width": reader.width, "store_audio": AUDIO in reader.names}
     if name := _first_difference(identity, found):
         raise UserError(
             f"{path} is there already, with {name} {found[name]} instead of {identity[name]}: "

@@ -1,9 +1,9 @@
 """Reads and writes the HDF5 files of a data set: shards and splits.
 
 Both hold three datasets of N rows: ``audio (N, 2, 176400)``, ``mel_spec (N, 2, 128, 401)`` and
-``param_array (N, W)``. Ours are float16, float16 and float32, one row a chunk, with root attributes
-(``ShardAttributes``). Older shards (float32 spectrograms, chunks chosen by h5py, no root attributes) are read alike.
-A split maps its rows to shards. It is not read through HDF5's virtual datasets: see ``virtual_sources``.
+``param_array (N, W)``. Audio may be left out. Ours are float16, float16 and float32, one row a chunk, with root
+attributes (``ShardAttributes``). Older shards (float32 spectrograms, chunks chosen by h5py, no root attributes) are
+read alike. A split maps its rows to shards. It is not read through HDF5's virtual datasets: see ``virtual_sources``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ MEL_SPEC = "mel_spec"
 PARAM_ARRAY = "param_array"
 # Row shapes. None stands for W, the width of the synthesizer's spec.
 ROW_SHAPES: dict[str, tuple[int | None, ...]] = {AUDIO: AUDIO_SHAPE, MEL_SPEC: MEL_SHAPE, PARAM_ARRAY: (None,)}
+# Datasets that a shard may lack: ``render_shards --store_audio=False`` leaves audio out.
+OPTIONAL = (AUDIO,)
 WRITER_VERSION = 1
 
 # Size of a block of rows. A block of whole chunks, which are decompressed at once, may have the larger size.
@@ -84,7 +86,7 @@ class ShardReader:
 
     def __init__(self, path: str | Path, *, allow_external: bool = False) -> None:
         self.path = Path(path).absolute()
-        self._segments, faults = trace(self.path, tuple(ROW_SHAPES), allow_external=allow_external)
+        self._segments, faults = trace(self.path, tuple(ROW_SHAPES), optional=OPTIONAL, allow_external=allow_external)
         if faults:
             more = f" (and {len(faults) - 1} more faults: run data_pipeline.check)" if len(faults) > 1 else ""
             raise UserError(faults[0] + more)
@@ -104,17 +106,22 @@ class ShardReader:
         return {**self.__dict__, "_opened": None}
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the datasets that the file has: all of ``ROW_SHAPES``, or all but ``AUDIO``."""
+        return tuple(self._segments)
+
+    @property
     def width(self) -> int:
         """W, the number of columns of ``param_array``."""
         return self.row_shape(PARAM_ARRAY)[0]
 
     def dtype(self, name: str) -> np.dtype:
         """The type of a dataset's rows when read: float16, or float32 for any other type on disk."""
-        return _read_dtype(self._segments[name][0])
+        return _read_dtype(self._segments_of(name)[0])
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """The shape of one row of a dataset."""
-        return self._segments[name][0].row_shape
+        return self._segments_of(name)[0].row_shape
 
     def read(self, name: str, index: int) -> NDArray[Any]:
         """One row of a dataset. Raises IndexError beyond the data, UserError where the file cannot be read."""
@@ -149,7 +156,7 @@ class ShardReader:
     def blocks(self, name: str, rows: range | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
         """Consecutive rows (default: all) as (first row, block). Memory is bounded; no chunk is decompressed twice."""
         wanted = range(len(self)) if rows is None else rows
-        for segment in self._segments[name]:
+        for segment in self._segments_of(name):
             size = _block_rows(segment)
             end = segment.first_row + segment.rows
             for block in range(segment.first_row, end, size):
@@ -166,8 +173,16 @@ class ShardReader:
         """The files that hold the rows; for a shard, the shard itself."""
         return sorted({segment.path for segments in self._segments.values() for segment in segments})
 
+    def _segments_of(self, name: str) -> list[Segment]:
+        if name in OPTIONAL and name not in self._segments:
+            raise UserError(
+                f"{self.path}: has no {name}, it was left out by --store_audio=False: render the shards again without "
+                "that flag, into another folder"
+            )
+        return self._segments[name]
+
     def _segment_of(self, name: str, index: int) -> Segment:
-        return self._segments[name][bisect_right(self._first_rows[name], index) - 1]
+        return self._segments_of(name)[bisect_right(self._first_rows[name], index) - 1]
 
     def _read(self, segment: Segment, start: int, stop: int) -> NDArray[Any]:
         offset = segment.source_first_row - segment.first_row
@@ -195,8 +210,8 @@ class ShardReader:
 
     def _check_shapes(self) -> int:
         lengths = set()
-        for name, expected in ROW_SHAPES.items():
-            segments = self._segments[name]
+        for name, segments in self._segments.items():
+            expected = ROW_SHAPES[name]
             if not segments:
                 raise UserError(f"{self.path}: {name} has no rows")
             for segment in segments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from data_pipeline.shards.reader import (
     AUDIO,
     MEL_SPEC,
     PARAM_ARRAY,
-    ROW_SHAPES,
     ShardAttributes,
     ShardReader,
     read_attributes,
@@ -74,7 +74,7 @@ def _open_source(path: Path, target: Path) -> ShardReader:
 
 def _rechunk_shard(reader: ShardReader, target: Path, spec: ParamSpec | None, title: str) -> None:
     attributes = _attributes(reader, spec)
-    identity = shard_identity(attributes, len(reader), reader.width)
+    identity = shard_identity(attributes, len(reader), reader.width, store_audio=AUDIO in reader.names)
     if target.exists():
         # A shard is verified before it gets its name. Its parameters identify its rows.
         check_finished(target, identity)
@@ -87,8 +87,8 @@ def _rechunk_shard(reader: ShardReader, target: Path, spec: ParamSpec | None, ti
         with PartialShard(unverified, {**identity, "source_file": [source.st_size, source.st_mtime_ns]}) as shard:
             _convert(reader, shard, attributes, title)
     check_finished(unverified, identity)
-    with progress_bar(f"{title}: rows verified", len(reader), parts=len(ROW_SHAPES)) as advance:
-        difference = _first_difference(reader, ShardReader(unverified), tuple(ROW_SHAPES), advance)
+    with progress_bar(f"{title}: rows verified", len(reader), parts=len(reader.names)) as advance:
+        difference = _first_difference(reader, ShardReader(unverified), reader.names, advance)
     if difference:
         remove_leftover(unverified)
         raise UserError(f"{unverified} was written, but {difference}; it is removed: check the disk and start again")
@@ -102,7 +102,7 @@ def _rechunk_shard(reader: ShardReader, target: Path, spec: ParamSpec | None, ti
 def _attributes(reader: ShardReader, spec: ParamSpec | None) -> ShardAttributes:
     """The attributes of a source: those of its root, else those of ``audio``, where older shards have them."""
     known: dict[str, Any] = {"synth_name": UNKNOWN, "synth_version": UNKNOWN}
-    old = read_attributes(reader.path, AUDIO)
+    old = read_attributes(reader.path, AUDIO) if AUDIO in reader.names else {}
     known |= {ours: old[theirs] for theirs, ours in OLD_ATTRIBUTES.items() if theirs in old}
     known |= reader.attrs
     if spec is None and "spec_hash" not in known:
@@ -120,7 +120,8 @@ def _convert(reader: ShardReader, shard: PartialShard, attributes: ShardAttribut
     """Commits the missing rows in order and finishes the shard."""
     missing = shard.missing
     first = len(reader) - len(missing)
-    rows = zip(*(_rows(reader, name, first) for name in (AUDIO, MEL_SPEC, PARAM_ARRAY)), strict=True)
+    audio = _rows(reader, AUDIO, first) if AUDIO in reader.names else repeat(None, len(missing))
+    rows = zip(audio, *(_rows(reader, name, first) for name in (MEL_SPEC, PARAM_ARRAY)), strict=True)
     encoder = RowEncoder()
     with progress_bar(f"{title}: rows converted", len(reader)) as advance:
         advance(first)

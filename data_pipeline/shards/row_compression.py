@@ -23,6 +23,7 @@ _SMALLEST_NORMAL = np.float32(np.finfo(np.float16).smallest_normal)
 class EncodedRow:
     """One row: compressed chunks of ``audio`` and ``mel_spec``, and ``param_array`` as float32 bytes.
 
+    ``audio`` is empty where it is not stored.
     ``index`` is the sample's number in the data set, ``attempt`` the number of patches refused before this one.
     """
 
@@ -58,14 +59,13 @@ class RowEncoder:
         self,
         index: int,
         attempt: int,
-        audio: NDArray[np.floating],
+        audio: NDArray[np.floating] | None,
         mel_spec: NDArray[np.floating],
         params: NDArray[np.float32],
     ) -> EncodedRow:
-        """Rounds audio (2, 176400) and mel_spec (2, 128, 401) to float16 and compresses them; params (W,)."""
-        return EncodedRow(
-            index, attempt, params.astype("<f4").tobytes(), self._chunk(AUDIO, audio), self._chunk(MEL_SPEC, mel_spec)
-        )
+        """Rounds audio (2, 176400), if any, and mel_spec (2, 128, 401) to float16 and compresses them; params (W,)."""
+        sound = b"" if audio is None else self._chunk(AUDIO, audio)
+        return EncodedRow(index, attempt, params.astype("<f4").tobytes(), sound, self._chunk(MEL_SPEC, mel_spec))
 
     def _chunk(self, name: str, array: NDArray[np.floating]) -> bytes:
         dataset = self._datasets[name]

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.shards.hdf5_files import written_hdf5
-from data_pipeline.shards.reader import ROW_SHAPES, ShardReader
+from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.shards.virtual_sources import missing_sources
 
 SPLITS = ("train", "val", "test")
@@ -46,12 +46,14 @@ def write_splits(source: Path, target: Path, splits: Mapping[str, list[int]]) ->
     """Writes a split file for each name in ``splits`` (shard numbers by split) and returns their numbers of rows.
 
     Raises UserError, and writes nothing, if shards are missing, incomplete, in two splits or of different specs,
-    priors, widths or types.
+    priors, widths or types, and if some shards of a split have audio and others have none.
     """
     _check_disjoint(splits)
     available = find_shards(source)
     readers = {number: _open_numbered(available, number, source) for numbers in splits.values() for number in numbers}
     _check_alike(list(readers.values()))
+    for numbers in splits.values():
+        _check_audio([readers[number] for number in numbers])
     make_folder(target)
     for name in set(SPLITS) - splits.keys():
         if (target / f"{name}.h5").exists():
@@ -120,10 +122,21 @@ def _check_alike(readers: list[ShardReader]) -> None:
             ("columns", reader.width, first.width),
             ("spec hash", reader.attrs.get("spec_hash"), first.attrs.get("spec_hash")),
             ("prior hash", reader.attrs.get("prior_hash"), first.attrs.get("prior_hash")),
-            *((f"type of {name}", reader.dtype(name), first.dtype(name)) for name in ROW_SHAPES),
+            *((f"type of {name}", reader.dtype(name), first.dtype(name)) for name in (MEL_SPEC, PARAM_ARRAY)),
         ):
             if mine != others:
                 raise UserError(f"{reader.path}: {what} {mine}, but {first.path.name} has {others}")
+
+
+def _check_audio(readers: list[ShardReader]) -> None:
+    """Raises UserError unless all shards of a split have audio of one type, or none has any."""
+    first, kinds = readers[0], [str(reader.dtype(AUDIO)) if AUDIO in reader.names else "none" for reader in readers]
+    for reader, kind in zip(readers, kinds, strict=True):
+        if kind != kinds[0]:
+            raise UserError(
+                f"{reader.path}: audio {kind}, but {first.path.name} has {kinds[0]}: a split is of shards with audio "
+                "of one type, or of shards without (render_shards --store_audio=False)"
+            )
 
 
 def _write_split(path: Path, readers: list[ShardReader]) -> None:
@@ -131,7 +144,7 @@ def _write_split(path: Path, readers: list[ShardReader]) -> None:
     # Resolved: HDF5 applies ".." to the real folder of the file, not to a link to it.
     folder = path.parent.resolve()
     with written_hdf5(path) as file:
-        for name in ROW_SHAPES:
+        for name in readers[0].names:
             shape = readers[0].row_shape(name)
             layout = h5py.VirtualLayout((rows, *shape), readers[0].dtype(name))
             start = 0

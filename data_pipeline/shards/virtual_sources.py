@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,17 +79,19 @@ def missing_sources(path: Path, *, allow_external: bool = False) -> list[str]:
 
 
 def trace(
-    path: Path, names: Sequence[str], *, allow_external: bool = False
+    path: Path, names: Sequence[str], *, optional: Collection[str] = (), allow_external: bool = False
 ) -> tuple[dict[str, list[Segment]], list[str]]:
     """Follows datasets to the plain datasets that hold their rows.
 
     Returns the segments of each dataset, in row order, and a line for each fault. Without faults the segments cover all
-    rows. Raises UserError if the file itself cannot be opened.
+    rows. Of ``optional`` names, those that the file lacks are left out. Raises UserError if the file itself cannot be
+    opened.
     """
     with open_hdf5(path) as file:
         tracer = _Tracer(path, file, allow_external)
         for name in names:
-            tracer.add(name)
+            if name not in optional or tracer.has(name):
+                tracer.add(name)
         tracer.visit_sources()
         return tracer.segments, list(tracer.faults)
 
@@ -111,6 +113,11 @@ class _Tracer:
         # A dict: all mappings of a missing file cause the same line.
         self.faults: dict[str, None] = {}
         self._check_complete(file)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has this name, be it a link whose target is missing."""
+        with reporting_damage(self._path):
+            return self._file.id.links.exists(name.encode())
 
     def add(self, name: str) -> None:
         """Traces a dataset up to its sources, which are not opened."""
