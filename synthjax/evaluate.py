@@ -4,9 +4,10 @@ Samples a patch for every row of a split. Writes metrics.json, per_parameter.csv
 (default: WORKDIR/evaluation/SPLIT-STEP, followed by the sampler settings that flags change).
 
 --render also renders the patches and measures how far they sound from their targets. Beside them it measures the true
-patches rendered again (oracle) and two renders of the true patch (noise floor). It adds per_sample.csv and report.html,
-which plays the sounds. An evaluation that was interrupted goes on where it stopped: measurements.partial keeps the
-measurements. A folder that holds another evaluation is refused.
+patches rendered again (oracle) and two renders of the true patch (noise floor). Where the data set has no audio, the
+targets are renders of the true patches too. It adds per_sample.csv and report.html, which plays the sounds. An
+evaluation that was interrupted goes on where it stopped: measurements.partial keeps the measurements. A folder that
+holds another evaluation is refused.
 
 --dataset=FOLDER measures on sound files instead of a split, by sound alone. For a run of the k-osc task, evaluate draws
 --rows of the split and writes metrics.json and per_sample.csv, with the metrics of random answers beside the model's.
@@ -15,6 +16,7 @@ measurements. A folder that holds another evaluation is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,8 @@ def _evaluate_split(model: Model) -> Finish:
         print(f"wrote {METRICS_FILE}, per_parameter.csv and {PREDICTIONS_FILE} to {output}")
         if f.render:
             names = [f"{f.split} {index}" for index in range(len(reader))]
-            predictions = Predictions(model.spec, names, predicted, lambda index: reader.read(AUDIO, index), true)
+            target = partial(reader.read, AUDIO) if AUDIO in reader.names else None
+            predictions = Predictions(model.spec, names, predicted, target, true)
             _measure_sounds(predictions, output, about, figures[PREDICTION])
         return 0
 
@@ -154,6 +157,9 @@ def _measure_sounds(
 
     ``row_figures`` are the metrics (N,) of their parameters, for per_sample.csv.
     """
+    if predictions.target is None:
+        print("the data set has no audio: its true patches are rendered as targets")
+        about = {**about, "targets": "rendered again"}
     identity = {**about, "spec_hash": predictions.spec.content_hash}
     with renderer_flags.start_renderer(predictions.spec) as renderer:
         results = measure_sounds(predictions, renderer, output / "measurements.partial", identity)

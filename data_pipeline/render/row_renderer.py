@@ -36,7 +36,7 @@ class RenderSettings:
 
     ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
     checks that the synthesizer holds the patch; it is also checked at the end of every batch. Patches are drawn from
-    ``mixture``; without one, by the weights of the synthesizer's spec. Without ``store_audio`` the shards have no audio.
+    ``mixture``; without one, by the weights of the synthesizer's spec. Without ``store_audio`` shards have no audio.
     """
 
     synth: SynthSettings

@@ -2,7 +2,8 @@
 
 Besides the prediction, the true patch is rendered twice where it is known. ``oracle`` is the true patch against the
 target: predicted parameters rarely come nearer. ``noise_floor`` is one render of the true patch against the other: the
-synthesizer's own chance. All sounds are rounded to float16, as targets are stored.
+synthesizer's own chance. All sounds are rounded to float16, as targets are stored. In a data set without audio, the
+true patch is rendered as the target too.
 
 Shapes: N rows, W row width, T samples.
 """
@@ -44,14 +45,14 @@ class Predictions:
       spec: the spec of the rows.
       names: (N,).
       rows: the predicted rows.
-      target: the audio (2, T) of an index.
+      target: the audio (2, T) of an index; None for true rows without audio.
       true: the true rows, or None where they are not known.
     """
 
     spec: ParamSpec
     names: Sequence[str]
     rows: Float[np.ndarray, "N W"]
-    target: Callable[[int], NDArray[np.floating]]
+    target: Callable[[int], NDArray[np.floating]] | None
     true: Float[np.ndarray, "N W"] | None
 
 
@@ -112,6 +113,7 @@ def _pairs(
     predictions: Predictions, renderer: PatchRenderer, indices: Sequence[int]
 ) -> Iterator[tuple[tuple[int, str], SoundFeatures, SoundFeatures]]:
     """The pairs to measure with their index and kind, in the order in which their sounds are rendered."""
+    target_of = load_targets(predictions, renderer, indices)
     targets: dict[int, SoundFeatures] = {}
     oracles: dict[int, SoundFeatures] = {}
     for patch in renderer.render(_patches(predictions, indices)):
@@ -119,7 +121,9 @@ def _pairs(
             continue
         kind, index = patch.key
         if index not in targets:
-            targets[index] = SoundFeatures(predictions.target(index).astype(np.float32))
+            if (target := target_of(index)) is None:
+                continue
+            targets[index] = SoundFeatures(target)
         sound = SoundFeatures(as_stored(patch.audio))
         if kind == PREDICTION:
             yield (index, PREDICTION), targets[index], sound
@@ -128,6 +132,20 @@ def _pairs(
             yield (index, ORACLE), targets[index], sound
         else:
             yield (index, NOISE_FLOOR), oracles.pop(index), sound
+
+
+def load_targets(
+    predictions: Predictions, renderer: PatchRenderer, indices: Sequence[int]
+) -> Callable[[int], NDArray[np.float32] | None]:
+    """The function from one of ``indices`` to the audio (2, T) of its target.
+
+    Where no audio is stored, the true patches are rendered here, and it returns None for one that cannot be rendered.
+    """
+    if (stored := predictions.target) is not None:
+        return lambda index: stored(index).astype(np.float32)
+    assert predictions.true is not None
+    patches = renderer.render([(index, predictions.true[index]) for index in indices])
+    return {patch.key: as_stored(patch.audio) for patch in patches if patch.audio is not None}.get
 
 
 def _patches(

@@ -13,7 +13,7 @@ from data_pipeline.audio.contract import SAMPLE_RATE
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.render.patch_renderer import PatchRenderer
-from synthjax.evaluation.audio import Measured, Predictions, as_stored
+from synthjax.evaluation.audio import Measured, Predictions, as_stored, load_targets
 from synthjax.evaluation.table import ORACLE, PREDICTION, Table
 from synthjax.report import Clip, ReportWriter, SoundEntry
 from synthjax.report.entries import AUDIO_METRICS, described, metric_rows, parameter_rows, spread_evenly
@@ -56,10 +56,11 @@ def write_evaluation_report(
             part = shown[first : first + RENDERED_AT_ONCE]
             patches = renderer.render((index, predictions.rows[index]) for index in part)
             sounds = {patch.key: as_stored(patch.audio) for patch in patches if patch.audio is not None}
+            target_of = load_targets(predictions, renderer, part)
             for index in part:
-                target, audio = predictions.target(index).astype(np.float32), sounds.get(index)
+                target, audio = target_of(index), sounds.get(index)
                 report.add(_entry(predictions, index, target, audio, results[index]))
-                if index in pictured and audio is not None:
+                if index in pictured and audio is not None and target is not None:
                     _to_tensorboard(board, table.about["checkpoint"], predictions.names[index], target, audio)
                 advance(1)
         report.finish(metric_rows(table.metrics))
@@ -68,7 +69,7 @@ def write_evaluation_report(
 def _entry(
     predictions: Predictions,
     index: int,
-    target: NDArray[np.float32],
+    target: NDArray[np.float32] | None,
     audio: NDArray[np.float32] | None,
     measured: Measured,
 ) -> SoundEntry:

@@ -131,7 +131,10 @@ class ShardTrainingData:
         )
 
     def probe_targets(self) -> tuple[ParamSpec, NDArray[np.floating]] | None:
-        """The stored audio (S, 2, T) of the first validation rows; None without val.h5 or with probe_sounds=0."""
+        """The stored audio (S, 2, T) of the first validation rows; None without val.h5 or with probe_sounds=0.
+
+        Raises UserError where val.h5 has no audio.
+        """
         wanted = self._config.validation
         if self._val is None or not wanted.probe_sounds:
             return None

@@ -81,7 +81,10 @@ class TrainingData(Protocol):
         ...
 
     def probe_targets(self) -> tuple[ParamSpec, NDArray[np.floating]] | None:
-        """Spec and audio (S, 2, T) of the sounds for the validation probe; None if the run has no probe."""
+        """Spec and audio (S, 2, T) of the sounds for the validation probe; None if the run has no probe.
+
+        Raises UserError where the data set has no audio.
+        """
         ...
 
 

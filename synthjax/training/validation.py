@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
+from data_pipeline.console.cli import UserError
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, Examples, from_model_scale
 from synthjax.methods.sampling import Sampling
@@ -114,6 +115,16 @@ def _param2tok(params: Any) -> dict[str, NDArray[np.floating] | None]:
     return {"assignment": sharding.gather(projection["assignment"]), "embeddings": embeddings}
 
 
+def _probe(run: Run, writers: Writers, say: Callable[[str], None]) -> Probe | None:
+    """The run's probe; None, with the reason printed, where the sounds of the validation split cannot be read."""
+    try:
+        targets = run.data.probe_targets()
+    except UserError as error:
+        say(f"no validation probe: {error}")
+        return None
+    return start_probe(*targets, writers, say) if targets else None
+
+
 class LoggedValidation:
     """Validates the averaged weights, logs figures and pictures, and gives the sampled rows to the probe."""
 
@@ -124,8 +135,8 @@ class LoggedValidation:
         if self._validator is None and run.config.train.eval_every:
             say(f"no val.h5 under {run.config.data.root}: no validation while training")
         self._probe: Probe | None = None
-        if self._validator and distributed.is_main() and (targets := run.data.probe_targets()):
-            self._probe = start_probe(*targets, writers, say)
+        if self._validator and distributed.is_main():
+            self._probe = _probe(run, writers, say)
 
     def close(self) -> None:
         """Ends the probe."""

@@ -18,11 +18,20 @@ from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReade
 from data_pipeline.shards.rechunk import rechunk
 from data_pipeline.shards.row_compression import EncodedRow, RenderedBatch, RowEncoder
 from data_pipeline.shards.splits import write_splits
-from tests.helpers import REPOSITORY, SPEC, assert_usage_error, attributes, make_rows, run_cli, write
+from tests.helpers import (
+    RENDER_SUBTRACTIVE,
+    REPOSITORY,
+    SPEC,
+    assert_usage_error,
+    attributes,
+    make_rows,
+    run_cli,
+    write,
+)
 
 SHARDS, ROWS = 3, 4
 SYNTH = ("test", "1.0")
-RENDER = ["--config=configs/render_subtractive.py", f"--samples_per_shard={ROWS}", "--workers=1"]
+RENDER = [f"--config={RENDER_SUBTRACTIVE}", f"--samples_per_shard={ROWS}", "--workers=1"]
 
 
 def run(module: str, *arguments: object) -> str:

@@ -36,14 +36,23 @@ def run(module: str, *arguments: object) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("subtractive")
-    rendering = [f"--config={RENDER_SUBTRACTIVE}", "--samples_per_shard=8", "--shards=0-3"]
+def make_data(root: Path, *flags: str) -> Path:
+    rendering = [f"--config={RENDER_SUBTRACTIVE}", "--samples_per_shard=8", "--shards=0-3", *flags]
     run("data_pipeline.render_shards", *rendering, f"--output={root / 'shards'}")
     run("data_pipeline.splits", root / "shards", root, "--train_shards=0,1", "--val_shards=2", "--test_shards=3")
     run("data_pipeline.stats", root)
     return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("subtractive"))
+
+
+@pytest.fixture(scope="module")
+def data_without_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows."""
+    return make_data(tmp_path_factory.mktemp("without_audio"), "--store_audio=False")
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +232,32 @@ def test_a_second_run_measures_nothing_again(evaluation: Path, workdir: Path) ->
     assert f"{SOUNDS} of {SOUNDS} sounds were measured before" in said
     assert "sampling" not in said
     assert per_sample(evaluation) == before
+
+
+def test_without_audio_the_true_patches_are_the_targets(
+    evaluation: Path, workdir: Path, data_without_audio: Path, tmp_path: Path
+) -> None:
+    """The built-in synthesizer renders a patch alike every time, so that nothing else changes."""
+    flags = [f"--workdir={workdir}", f"--data_root={data_without_audio}", "--render", "--report_sounds=3"]
+    said = run("synthjax.evaluate", *flags, f"--output={tmp_path}")
+    assert "the data set has no audio: its true patches are rendered as targets" in said
+    assert per_sample(tmp_path) == per_sample(evaluation)
+    ours, theirs = (json.loads((folder / "metrics.json").read_text("utf-8")) for folder in (tmp_path, evaluation))
+    assert ours["metrics"] == theirs["metrics"]
+    assert ours["about"] == {**theirs["about"], "targets": "rendered again"}
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("cache", ["none", "host"])
+def test_training_without_audio_goes_without_the_probe_and_says_so(
+    data_without_audio: Path, tmp_path: Path, cache: str
+) -> None:
+    changes = {"data__spec": "subtractive", "data__cache": cache, "train__steps": 2, "train__eval_every": 2}
+    flags = tiny_flags(data_without_audio, tmp_path / "run", checkpoint__every=2, **changes)
+    result = run_cli("synthjax.train", *flags, cwd=REPOSITORY)
+    assert result.returncode == 0, result.stderr
+    said = result.stdout + result.stderr
+    assert f"no validation probe: {data_without_audio / 'val.h5'}: has no audio" in said
 
 
 def test_what_was_heard_stays_when_the_same_is_evaluated_without(evaluation: Path, workdir: Path) -> None:
