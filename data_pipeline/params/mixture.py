@@ -92,8 +92,9 @@ class Mixture:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the patches' values. Names, files and order do not count."""
-        return hashlib.sha256(self.patches).hexdigest()
+        """SHA-256 (hex) of the patches' values and the probabilities. Names, files and order do not count."""
+        probabilities = repr((EXCHANGE, OTHER_PLACE, MOVE, STEP)).encode()
+        return hashlib.sha256(probabilities + self.patches).hexdigest()
 
     def sample(self, seed: int, indices: Sequence[int], attempts: Sequence[int]) -> NDArray[np.float32]:
         """Rows (N, W), one for each (index, attempt) of the N pairs.
