@@ -37,7 +37,9 @@ def find_synth(spec: ParamSpec) -> SynthSettings:
     settings = synth_for(spec, f.plugin, f.preset, f.plugin_name)
     for flag in ("plugin", "plugin_name"):
         if (value := getattr(f, flag)) and not getattr(settings, flag):
-            raise UserError(f"--{flag}={value} would be ignored: spec {spec.name} is that of the built-in synthesizer")
+            raise UserError(
+                f"--{flag}={value} would be ignored: {settings.synth} renders spec {spec.name}, without a plugin"
+            )
     if reason := why_no_renderer(settings):
         raise UserError(reason)
     return settings

@@ -216,7 +216,7 @@ def start_probe(
         synth = synth_for(spec)
         missing = why_no_renderer(synth, "the environment variable SURGE_XT_PLUGIN")
     except UserError:  # Its message names flags that training does not have.
-        missing = f"spec {spec.name} is neither the built-in synthesizer's nor Surge XT's"
+        missing = f"no synthesizer here knows spec {spec.name}"
     if missing:
         say(f"no validation probe: {missing}")
         return None

@@ -44,7 +44,7 @@ def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsy
 def test_a_plugin_that_would_be_ignored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="dx7.vst3", plugin_name="", preset=""))
     with pytest.raises(
-        UserError, match=r"--plugin=dx7.vst3 would be ignored: spec subtractive is that of the built-in"
+        UserError, match=r"--plugin=dx7.vst3 would be ignored: subtractive renders spec subtractive"
     ):
         renderer_flags.find_synth(load_spec("subtractive"))
     monkeypatch.setattr(flags.FLAGS, "preset", "bass.vstpreset")  # Names the plugin's own patch: no built-in one's.

@@ -304,7 +304,7 @@ def test_without_a_renderer_there_is_no_probe_and_one_line(tmp_path: Path, monke
     assert start_probe(load_spec("surge_simple"), TARGETS, Writers([]), said.append) is None
     assert len(said) == 2
     assert all(line.startswith("no validation probe: ") and "\n" not in line for line in said)
-    assert "spec scripted is neither" in said[0]
+    assert "no synthesizer here knows spec scripted" in said[0]
     assert "/nowhere/Surge XT.vst3" in said[1]
     assert "environment variable SURGE_XT_PLUGIN" in said[1]
     assert not any("--" in line for line in said)  # Training has no such flags.
