@@ -157,15 +157,16 @@ def _measure_sounds(
 
     ``row_figures`` are the metrics (N,) of their parameters, for per_sample.csv.
     """
+    unusual = {}
     if predictions.target is None:
         print("the data set has no audio: its true patches are rendered as targets")
-        about = {**about, "targets": "rendered again"}
-    identity = {**about, "spec_hash": predictions.spec.content_hash}
+        unusual = {"targets": "rendered from the true patches"}
+    identity = {**about, **unusual, "spec_hash": predictions.spec.content_hash}
     with renderer_flags.start_renderer(predictions.spec) as renderer:
         results = measure_sounds(predictions, renderer, output / "measurements.partial", identity)
         figures = audio_figures(results)
         failed = sum(PREDICTION not in measured for measured in results)
-        table = _tabulate(output, about, len(results), figures, not_rendered=failed)
+        table = _tabulate(output, about, len(results), figures, not_rendered=failed, **unusual)
         if failed:
             print(f"predicted patches that could not be rendered: {failed}")
         all_figures = {**figures, PREDICTION: {**row_figures, **figures.get(PREDICTION, {})}}
