@@ -42,7 +42,7 @@ START = """
 import sys
 from pathlib import Path
 from synthjax.training import writers
-writers.ANSWER_SECONDS = 1.0
+writers.ANSWER_SECONDS = float(sys.argv[2])
 writer = writers.WeightsAndBiases(Path(sys.argv[1]), {}, 0)
 writer.scalars(1, {"loss": 0.5})
 writer.close()
@@ -88,17 +88,15 @@ def test_a_server_of_weights_and_biases_that_is_silent_stops_no_run(
 ) -> None:
     """wandb alone would try for hours."""
     pytest.importorskip("wandb")
+    # wandb writes the address of this process's service into the environment: another process must not use it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    own = {"WANDB_API_KEY": "0" * 40, "WANDB__SERVICE_WAIT": "300", "WANDB_ERROR_REPORTING": "false"}
     with loopback_server(status) as url:
-        given = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+        own |= {"WANDB_BASE_URL": url, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
         if status == 404:
-            given["http_proxy"] = url
-        result = subprocess.run(
-            [sys.executable, "-c", START, tmp_path],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            env=os.environ | given | environment,
-        )
+            own["http_proxy"] = url
+        command = [sys.executable, "-c", START, tmp_path, "100" if status == 404 else "1"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=100, env=inherited | own | environment)
     assert result.returncode == 0, result.stderr
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: Weights & Biases stops")]
     assert len(warnings) == bool(told), result.stderr
