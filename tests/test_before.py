@@ -17,26 +17,17 @@ import pytest
 from data_pipeline.shards.reader import ShardReader
 from tests.helpers import REPOSITORY, run_cli
 
-# The config of the run.
-CONFIG = {
-    "data.batch_size": 4,
-    "data.workers": 0,
-    "model.encoder.dim": 8,
-    "model.encoder.layers": 1,
-    "model.encoder.heads": 2,
-    "model.field.dim": 8,
-    "model.field.layers": 1,
-    "model.field.heads": 2,
-    "model.field.ff_dim": 8,
-    "model.field.tokens": 4,
-    "optim.warmup_steps": 1,
-    "train.log_every": 1,
-    "train.eval_every": 1,
-    "checkpoint.keep": 1,
-    "validation.rows": 2,
-    "validation.sampled_rows": 2,
-    "validation.probe_sounds": 0,
-}
+# The config of the run, with the values that came later. The file that made it has other values today.
+RUN_CONFIG = """
+import json
+from synthjax.configs import important
+
+def get_config():
+    config = important.get_config()
+    with config.ignore_type():
+        config.update(json.loads(r'''{saved}'''))
+    return config
+"""
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +66,11 @@ def test_evaluate_keeps_what_render_measured(before: Path) -> None:
     assert new["metrics"]["prediction"]["mss"]["mean"] == old["audio"]["prediction"]["mss"]["mean"]
 
 
-def test_the_run_goes_on(before: Path) -> None:
+def test_the_run_goes_on(before: Path, tmp_path: Path) -> None:
     run, data = before / "runs" / "flow", before / "data"
-    changes = CONFIG | {"data.root": data, "train.steps": 3}
-    flags = ["--config=configs/quickstart.py", *(f"--config.{key}={value}" for key, value in changes.items())]
+    config = tmp_path / "config.py"
+    config.write_text(RUN_CONFIG.format(saved=(run / "config.json").read_text()), encoding="utf-8")
+    flags = [f"--config={config}", f"--config.data.root={data}", "--config.train.steps=3"]
     result = run_cli("synthjax.train", *flags, f"--workdir={run}")
     assert result.returncode == 0, result.stderr
     assert "step 2" in result.stderr, result.stderr

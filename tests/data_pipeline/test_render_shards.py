@@ -351,7 +351,7 @@ def test_other_synthesizer_version_is_refused(folder: Path) -> None:
     ("flags", "words"),
     [
         ({"config__spec": "moog"}, ["no spec is called 'moog'"]),
-        ({"config__synth": "moog"}, ["no synthesizer is called 'moog': there are subtractive, surge_xt, dexed, vst3"]),
+        ({"config__synth": "moog"}, ["no synthesizer is called 'moog': there are subtractive, surge_xt, dexed, vital"]),
         ({"shards": "3-1"}, ["3-1"]),
         ({"output": "/proc/nowhere"}, ["/proc/nowhere"]),
         ({"workers": 0}, ["workers"]),
