@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -96,35 +96,49 @@ class RenderedRows:
         newest = int(max(indices))
         self._memory = {row: kept for row, kept in self._memory.items() if self._order.may_be_used(row, newest)}
         for row in self._renderer([int(index) for index in indices if index not in self._memory]):
-            self._memory[row.index] = _spectrogram(row), row.params
+            self._memory[row.index] = row.mel, row.params
         column = (MEL_SPEC, PARAM_ARRAY).index(name)
         return np.stack([self._memory[int(index)][column] for index in indices])
 
 
-class _Renderer:
-    """Renders rows by number, with a synthesizer that is opened when it is first needed."""
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A rendered row: spectrogram (C, M, F) in dB, parameters (W,), and audio (2, T) if it was asked for."""
 
-    def __init__(self, settings: RenderSettings) -> None:
-        self._settings = settings
+    index: int
+    mel: NDArray[np.float16]
+    params: NDArray[np.float32]
+    audio: NDArray[np.float32] | None
+
+
+class _Renderer:
+    """Renders rows by number, with a synthesizer that is opened when it is first needed.
+
+    Rows below ``heard`` keep their audio, which is large.
+    """
+
+    def __init__(self, settings: RenderSettings, heard: int = 0) -> None:
+        self._settings, self._heard = settings, heard
         self._opened: RowRenderer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}
 
-    def __call__(self, indices: Sequence[int]) -> list[AcceptedRow]:
+    def __call__(self, indices: Sequence[int]) -> list[_Row]:
         try:
             return self._rendered(indices)
         except DriftError:  # The rows since the last check are worthless.
             self._opened = None
             return self._rendered(indices)
 
-    def _rendered(self, indices: Sequence[int]) -> list[AcceptedRow]:
+    def _rendered(self, indices: Sequence[int]) -> list[_Row]:
         self._opened = self._opened or self._settings.renderer(ReopenedSynth(self._settings.synth))
-        return list(self._opened.accepted(RenderBatch(tuple(indices)), lambda _: None, Refused()))
+        accepted = self._opened.accepted(RenderBatch(tuple(indices)), lambda _: None, Refused())
+        return [self._row(row) for row in accepted]
 
-
-def _spectrogram(row: AcceptedRow) -> NDArray[np.float16]:
-    return mel_spectrogram(row.audio).astype(np.float16)
+    def _row(self, row: AcceptedRow) -> _Row:
+        mel = mel_spectrogram(row.audio).astype(np.float16)
+        return _Row(row.index, mel, row.params, row.audio if row.index < self._heard else None)
 
 
 class _FirstRows:
@@ -134,10 +148,9 @@ class _FirstRows:
     """
 
     def __init__(self, training: RenderSettings, rows: int, validation: RenderSettings, held_out: int, heard: int):
-        self._renderers = _Renderer(training), _Renderer(validation)
+        self._renderers = _Renderer(training), _Renderer(validation, heard)
         blocks = [(0, first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK)]
         self._blocks = blocks + [(1, first, min(first + BLOCK, held_out)) for first in range(0, held_out, BLOCK)]
-        self._heard = heard
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -145,9 +158,9 @@ class _FirstRows:
     def __getitem__(self, item: SupportsIndex) -> HostBatch:
         which, first, stop = self._blocks[int(item)]
         rows = self._renderers[which](range(first, stop))
-        batch = {"mel_spec": np.stack([_spectrogram(row) for row in rows])}
+        batch = {"mel_spec": np.stack([row.mel for row in rows])}
         if which:
-            heard = [row.audio for row in rows if row.index < self._heard]
+            heard = [row.audio for row in rows if row.audio is not None]
             batch |= {"params": np.stack([row.params for row in rows])}
             batch |= {"audio": np.stack(heard) if heard else np.zeros((0, *AUDIO_SHAPE), np.float32)}
         return batch
