@@ -64,8 +64,9 @@ class RunningStats:
         return True
 
     def result(self) -> MelStats:
-        """The statistics of all rows."""
-        return MelStats(self._mean.astype(np.float32), np.sqrt(self._squares / self.count).astype(np.float32))
+        """The statistics of all rows; zeros without any."""
+        deviation = np.sqrt(self._squares / max(self.count, 1))
+        return MelStats(self._mean.astype(np.float32), deviation.astype(np.float32))
 
 
 def compute_stats(reader: ShardReader) -> MelStats:
