@@ -69,7 +69,7 @@ def sound_distances(
     distances = []
     with progress_bar("rendering", len(rows)) as advance:
         for index, row in enumerate(rows):
-            target, guess = shard.read(AUDIO, index), shard.read(AUDIO, index - 1)
+            target, guess = shard.read(AUDIO, index), shard.read(AUDIO, (index + 1) % len(rows))
             distances.append((mss(target, synth.render(spec.decode(row))), mss(target, guess)))
             advance(1)
     predicted, guessed = np.array(distances).T
