@@ -11,7 +11,7 @@ from synthjax.configs import flow_dexed
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """As many steps as fit into the time."""
+    """Smaller batches and fewer steps."""
     c = flow_dexed.get_config()
     c.data.batch_size = 64
     c.train.steps = 800

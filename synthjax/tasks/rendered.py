@@ -267,15 +267,7 @@ class RenderedTrainingData:
         """The first ``validation.rows`` rows of the validation seed."""
         if self._held_out is None:
             return None
-        config = self._config
-        return HeldOutRows(
-            self._held_out,
-            self.spec,
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            placement=placement,
-            limit=config.validation.rows,
-        )
+        return HeldOutRows.of_config(self._held_out, self.spec, self._config, placement)
 
     def probe_targets(self) -> tuple[ParamSpec, NDArray[np.floating]] | None:
         """Audio (S, 2, T) of the first validation rows; None with probe_sounds=0."""

@@ -120,15 +120,7 @@ class ShardTrainingData:
         """The first ``validation.rows`` rows of val.h5."""
         if self._val is None:
             return None
-        config = self._config
-        return HeldOutRows(
-            self._val,
-            self.spec,
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            placement=placement,
-            limit=config.validation.rows,
-        )
+        return HeldOutRows.of_config(self._val, self.spec, self._config, placement)
 
     def probe_targets(self) -> tuple[ParamSpec, NDArray[np.floating]] | None:
         """The stored audio (S, 2, T) of the first validation rows; None without val.h5 or with probe_sounds=0.
@@ -152,6 +144,14 @@ class HeldOutRows:
         local_rows = sharding.rows_of_this_process(placement, batch_size)
         self._batches = EvalBatches(reader, batch_size=batch_size, seed=seed, local_rows=local_rows, limit=limit)
         self.rows = self._batches.rows
+
+    @classmethod
+    def of_config(
+        cls, reader: StoredRows, spec: ParamSpec, config: ml_collections.ConfigDict, placement: NamedSharding
+    ) -> HeldOutRows:
+        """The rows that a config's ``validation`` asks for."""
+        size, limit = config.data.batch_size, config.validation.rows
+        return cls(reader, spec, batch_size=size, seed=config.seed, placement=placement, limit=limit)
 
     def __len__(self) -> int:
         return len(self._batches)
