@@ -1,6 +1,6 @@
 """The panel of a synthesizer: the groups in which people see its parameters, made from the parameters' names.
 
-A group is also a module that another patch's can replace, such as an oscillator with all its settings.
+Patches can exchange whole groups, such as an oscillator with all its settings.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ABBREVIATIONS = {"eg", "eq", "feg", "fm", "hf", "lf", "lfo", "vca"}
 class Panel:
     """The groups of a synthesizer's parameters.
 
-    ``groups`` has pairs (pattern, group). The first pattern that matches the beginning of a name decides, and the label
-    leaves out what it matched. A number that it found takes the place of {} in the group. Any other parameter is
-    grouped by the first word of its name, if several names begin with it.
+    ``groups`` has pairs (pattern, group). The first pattern that matches the beginning of a name gives the group, and
+    the label is the rest of the name. A number in the matched part takes the place of {} in the group. Any other
+    parameter is grouped by the first word of its name, if several names begin with that word.
 
     ``exchangeable`` has the groups with {} whose settings fit in each other's place, such as ``Operator {}``.
     """

@@ -3,11 +3,11 @@
 A row of a mixture is one known patch. Some of its modules, such as operators, are replaced by another patch's, and some
 of its values are moved. The note is drawn from the spec.
 
-The probabilities were chosen with 640 DX7 patches. The targets were 160 other patches that people made, the libraries
-1,500 and 6,000 rows of Dexed, all at note 60, held for 3 s of 4 s. The library's row nearest to each target is that of
-the least mean absolute difference of mel spectrograms in dB, pooled to 32 bands and 40 times. Its mean MSS in dB, with
-OTHER_PLACE = 0.25 and STEP = 0.05 unless named, and the part of 800 draws, at notes of the spec, that are refused as
-quiet or clipped:
+The probabilities were chosen on 2026-11-30 with 640 DX7 patches. The targets were 160 other patches that people made,
+the libraries 1,500 and 6,000 rows of Dexed, all at note 60, held for 3 s of 4 s. The library's row nearest to each
+target is that of the least mean absolute difference of mel spectrograms in dB, pooled to 32 bands and 40 times. Its
+mean MSS in dB, with OTHER_PLACE = 0.25 and STEP = 0.05 unless named, and the part of 800 draws, at notes of the spec,
+that are refused as quiet or clipped:
 
     spec's weights                             7.84    7.03    5.0 %
     EXCHANGE 0,   MOVE 0                       6.13    6.00    0.8 %
