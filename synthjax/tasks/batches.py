@@ -11,6 +11,7 @@ resumed run starts at the batch of its step. Another batch size gives other batc
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -25,6 +26,7 @@ from typing import Protocol, SupportsIndex
 import grain
 import ml_collections
 import numpy as np
+from grain.multiprocessing import SharedMemoryArray
 from jaxtyping import Int
 
 from data_pipeline.cloud.staging import local_root
@@ -233,7 +235,15 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
         yield iterator
     finally:
         iterator.close()
-        gc.collect()  # Reference cycles of grain's closed iterators hold shared memory, which would leak at exit.
+
+
+@atexit.register
+def _finish_unlinking() -> None:
+    """Unlinks the shared memory of all batches, which would leak otherwise, with a warning."""
+    gc.collect()  # Reference cycles of grain's closed iterators hold some of it.
+    # A thread of grain unlinks, in the order of its tasks. The interpreter's exit drops those that are left.
+    if thread := getattr(SharedMemoryArray, "_del_thread_pool", None):
+        thread.apply(int)
 
 
 def require_shared_memory(workers: int, batch_bytes: int, processes: int = 1) -> None:
