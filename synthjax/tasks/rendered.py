@@ -56,25 +56,24 @@ VERIFY_EVERY = 200
 class RenderedOrder:
     """The rows of every step: each row is used in R = ``reuse`` steps, ``REUSE_STEPS`` apart.
 
-    Position m R of the batch of step s has row s B + m R, and position m R + r the row that position m R had
-    r ``REUSE_STEPS`` steps before. Before there are such steps, every position has a row of its own.
+    Positions m R to m R + R - 1 of a batch are uses 0 to R - 1 of a row: position m R + r has the row that position m R
+    had r ``REUSE_STEPS`` steps before. Steps are counted as if others had come before the first, so that the first
+    rows are used again at once; of those, the earliest are used less often.
     """
 
     def __init__(self, batch_size: int, reuse: int) -> None:
         self._batch_size, self._reuse = batch_size, reuse
+        self._window = (reuse - 1) * REUSE_STEPS
 
     def __getitem__(self, step: int) -> Int[np.ndarray, " B"]:
         """The rows of the global batch of ``step``."""
         position = np.arange(self._batch_size)
         use = position % self._reuse
-        earlier = step - use * REUSE_STEPS
-        return np.where(earlier < 0, step * self._batch_size + position, earlier * self._batch_size + position - use)
+        return (self._window + step - use * REUSE_STEPS) * self._batch_size + position - use
 
     def may_be_used(self, row: int, newest: int) -> bool:
         """Whether the step of row ``newest``, or a later one, may use ``row``."""
-        age = newest // self._batch_size - row // self._batch_size
-        again = row % self._batch_size % self._reuse == 0
-        return age == 0 or (again and age <= (self._reuse - 1) * REUSE_STEPS)
+        return newest // self._batch_size - row // self._batch_size <= self._window
 
 
 class RenderedRows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def test_workers_a_resumed_run_and_parts_of_a_batch_see_the_same_rows(config: ml
 
 @pytest.mark.parametrize(("batch_size", "reuse"), [(8, 1), (8, 4), (7, 3)])
 def test_rows_are_used_again_at_a_distance(batch_size: int, reuse: int) -> None:
-    order, steps = RenderedOrder(batch_size, reuse), 6 * REUSE_STEPS
+    order, steps = RenderedOrder(batch_size, reuse), (2 * reuse + 1) * REUSE_STEPS
     used: dict[int, list[int]] = {}
     for step in range(steps):
         rows = order[step].tolist()
@@ -91,12 +90,12 @@ def test_rows_are_used_again_at_a_distance(batch_size: int, reuse: int) -> None:
         for row in rows:
             used.setdefault(row, []).append(step)
             assert order.may_be_used(row, max(rows))
-    times = Counter(len(at) for row, at in used.items() if row // batch_size < steps - reuse * REUSE_STEPS)
-    assert times[reuse] > 0
     assert all((np.diff(at) == REUSE_STEPS).all() for at in used.values())
-    later = [set(order[step].tolist()) for step in range(4 * REUSE_STEPS, steps)]
-    fresh = len(later[0] - set(used)) + sum(row // batch_size == 4 * REUSE_STEPS for row in later[0])
-    assert fresh == -(-batch_size // reuse)
+    times = {len(at) for at in used.values() if REUSE_STEPS <= at[0] < steps - reuse * REUSE_STEPS}
+    assert times == {reuse, batch_size % reuse} - {0}
+    fresh = [sum(at[0] == step for at in used.values()) for step in range(steps)]
+    assert set(fresh[:REUSE_STEPS]) == {batch_size}
+    assert set(fresh[REUSE_STEPS:]) == {-(-batch_size // reuse)}
 
 
 def test_reused_rows_are_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
