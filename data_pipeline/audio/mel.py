@@ -27,4 +27,4 @@ def mel_spectrogram(audio: NDArray[np.floating]) -> NDArray[np.float32]:
     """
     if audio.ndim != 2:
         raise ValueError(f"audio must be (channels, samples), not {audio.shape}")
-    return relative_decibels(SCALE.power(audio)).astype(np.float32)
+    return relative_decibels(SCALE.power(audio.astype(np.float64))).astype(np.float32)

@@ -23,7 +23,7 @@ N_MFCC = 20
 SCALE = MelAnalysis(n_fft=2205, hop_length=441, n_mels=128, window_mean=0.5)
 
 
-def mfcc_frames(audio: NDArray[np.floating]) -> NDArray[np.float64]:
+def mfcc_frames(audio: NDArray[np.floating]) -> NDArray[np.floating]:
     """MFCC frames (F, 20 C) of a sound (C, T) at 44.1 kHz, one channel's coefficients after the other's."""
     power = SCALE.power(audio)
     # The first coefficient is the level: the decibels must be absolute.
@@ -33,7 +33,7 @@ def mfcc_frames(audio: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.ascontiguousarray(coefficients.reshape(-1, coefficients.shape[-1]).T)
 
 
-def wmfcc_distance(target: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def wmfcc_distance(target: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """wMFCC of two sounds, from their ``mfcc_frames`` (N, 20 C) and (M, 20 C)."""
     cost = cdist(target, other, "cityblock") / target.shape[1]
     return warping_cost(cost) / (len(target) + len(other))

@@ -6,7 +6,7 @@ Shapes: C channels, T samples, F frames (see ``centred_frames``), M mel bands.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import scipy.fft
@@ -36,28 +36,30 @@ class MelAnalysis:
     window_mean: float
     sample_rate: float = SAMPLE_RATE
 
-    def power(self, audio: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Mel power (C, M, F) of audio (C, T). Frames are centred, with zeros beyond the sound.
+    def power(self, audio: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Mel power (C, M, F) of audio (C, T), in its precision. Frames are centred, with zeros beyond the sound.
 
-        In float64: float32 errs by several thousandths of a decibel in bands 80 dB below the maximum.
+        float32 takes half the time and errs by several thousandths of a decibel in bands 80 dB below the maximum.
         """
         distinct = audio[:1] if is_mono(audio) else audio
         power = np.stack([self._channel_power(channel) for channel in distinct])
         return np.broadcast_to(power, (len(audio), *power.shape[1:]))
 
-    def _channel_power(self, signal: NDArray[np.floating]) -> NDArray[np.float64]:
+    def _channel_power(self, signal: NDArray[np.floating]) -> NDArray[np.floating]:
         frames = centred_frames(signal, self.n_fft, self.hop_length)
-        power = np.empty((self.n_mels, len(frames)))
+        window, filters = self._in_precision(signal.dtype)
+        power = np.empty((self.n_mels, len(frames)), signal.dtype)
         at_once = max(1, SAMPLES_AT_ONCE // self.n_fft)
         for start in range(0, len(frames), at_once):
-            windowed = frames[start : start + at_once] * self._window
-            spectrum: NDArray[np.complex128] = np.asarray(scipy.fft.rfft(windowed, axis=-1, overwrite_x=True))
-            power[:, start : start + at_once] = self._filters @ (spectrum.real**2 + spectrum.imag**2).T
+            windowed = frames[start : start + at_once] * window
+            spectrum: NDArray[np.complexfloating] = np.asarray(scipy.fft.rfft(windowed, axis=-1, overwrite_x=True))
+            power[:, start : start + at_once] = filters @ (spectrum.real**2 + spectrum.imag**2).T
         return power
 
-    @cached_property
-    def _window(self) -> NDArray[np.float64]:
-        return raised_cosine(self.n_fft, self.window_mean)
+    @cache  # noqa: B019 - a program has few analyses, and they stay.
+    def _in_precision(self, dtype: np.dtype) -> tuple[NDArray[np.floating], scipy.sparse.csr_array]:
+        """The window (n_fft,) and the filters in a type."""
+        return raised_cosine(self.n_fft, self.window_mean).astype(dtype), self._filters.astype(dtype)
 
     @cached_property
     def _filters(self) -> scipy.sparse.csr_array:
@@ -78,13 +80,13 @@ def is_mono(audio: NDArray[np.floating]) -> bool:
     return all(np.array_equal(audio[0], channel) for channel in audio[1:])
 
 
-def centred_frames(signal: NDArray[np.floating], length: int, hop: int) -> NDArray[np.float64]:
+def centred_frames(signal: NDArray[np.floating], length: int, hop: int) -> NDArray[np.floating]:
     """Frames (F, length) of a signal (T,), frame f centred on sample f * hop, with zeros beyond the signal.
 
     An even length gives F = 1 + T // hop; an odd one gives 1 + (T - 1) // hop.
     """
     half = length // 2
-    padded = np.zeros(len(signal) + 2 * half)
+    padded = np.zeros(len(signal) + 2 * half, signal.dtype)
     padded[half : half + len(signal)] = signal
     return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
 
@@ -95,7 +97,7 @@ def raised_cosine(length: int, mean: float) -> NDArray[np.float64]:
     return mean - (1.0 - mean) * np.cos(phase)
 
 
-def relative_decibels(power: NDArray[np.float64]) -> NDArray[np.float64]:
+def relative_decibels(power: NDArray[np.floating]) -> NDArray[np.floating]:
     """Power in decibels relative to its maximum, not less than -80 dB; silence is 0 dB everywhere."""
     decibels = 10.0 * np.log10(np.maximum(power, MIN_POWER))
     return np.maximum(decibels - decibels.max(), -DYNAMIC_RANGE_DB)

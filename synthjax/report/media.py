@@ -73,7 +73,7 @@ def palette(steps: int = 9) -> list[str]:
 
 
 def _mean_power(sound: NDArray[np.floating]) -> NDArray[np.float64]:
-    return SCALE.power(sound).mean(axis=0)
+    return SCALE.power(sound.astype(np.float64)).mean(axis=0)
 
 
 def _png(power: NDArray[np.float64], loudest: float) -> bytes:

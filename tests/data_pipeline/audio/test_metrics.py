@@ -236,3 +236,14 @@ def test_comparing_computes_no_spectrogram_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(MelAnalysis, "power", None)
     monkeypatch.setattr("scipy.fft.rfft", None)
     assert one.compare(other) == expected
+
+
+def test_float32_is_enough_for_ranking_and_equal_channels_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    mono, stereo = (rng.normal(0, 0.1, (channels, SAMPLE_RATE)) * np.hanning(SAMPLE_RATE) for channels in (1, 2))
+    mono = np.repeat(mono, 2, axis=0)
+    nearly_mono = mono * [[1.0], [1.0 + 1e-12]]
+    other = SoundFeatures(stereo)
+    exact = SoundFeatures(mono).compare(other)
+    assert exact == pytest.approx(SoundFeatures(nearly_mono).compare(other), rel=1e-9)
+    assert exact == pytest.approx(SoundFeatures(mono, np.float32).compare(other), rel=1e-4)
