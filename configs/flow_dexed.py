@@ -12,7 +12,7 @@ from synthjax.configs import important
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """8.8 M parameters."""
+    """2.5 M parameters."""
     c = important.get_config()
     c.compute_dtype = "float32"
 
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.spec = "dexed"
     c.data.batch_size = 128
     # On two cores the model learns from many more rows than are rendered in the same time.
-    c.data.reuse = 8
+    c.data.reuse = 16
 
     encoder = c.model.encoder
     # Pieces of time over all mels: each shows a whole spectrum and so its pitch.
@@ -32,18 +32,18 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.field = field = ml_collections.ConfigDict()
     field.kind = "mlp"
     field.projection = "param2tok"
-    field.dim = 512
+    field.dim = 256
     field.layers = 6
     field.time_features = 64
 
     c.flow.coupling = False
     c.flow.guidance_dropout = 0.05
-    c.optim.lr = 1e-3
+    c.optim.lr = 2e-3
     c.optim.warmup_steps = 100
     c.optim.b2 = 0.98
     c.optim.clip_norm = 10.0
     c.optim.ema_decay = 0.995
-    c.train.steps = 5_000
+    c.train.steps = 6_000
     c.train.eval_every = 1_000
     c.validation.rows = 512
     c.validation.sampled_rows = 64
