@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import SECONDS
 from data_pipeline.console import cli
+from data_pipeline.console.atomic import make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.progress import progress_bar
+from data_pipeline.params.counter_rng import LIBRARY_SEED
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.shards.reader import PARAM_ARRAY
 from data_pipeline.synths.choice import open_synth, synth_for
@@ -28,14 +30,12 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.cluster import distributed, jax_settings
 from synthjax.evaluation.table import PREDICTION, RANDOM, print_table, tabulate, write_table
 from synthjax.inference import renderer_flags
-from synthjax.inference.predictor import Predictor
+from synthjax.inference.predictor import Candidate, Predictor
 from synthjax.runs.model import Model
 from synthjax.runs.workdir import Workdir
 from synthjax.tasks.rendered import RenderedOrder, RenderedRows, render_settings
 
 FLAGS = flags.FLAGS
-# The seed of random rows: that of libraries, which no model learns from.
-SEED = 3
 MEASURED = ("mss", "wmfcc", "sot", "rms")
 
 
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     if len(argv) < 2:
         raise UserError("give preset files: python -m scripts.against_random --workdir=DIR BANK.syx...")
+    if FLAGS.output:
+        make_folder(Path(FLAGS.output))  # Before the long part.
     jax_settings.apply()
     distributed.require_devices()
     model = Model.load(Workdir(FLAGS.workdir), checkpoint=FLAGS.checkpoint)
@@ -68,14 +70,16 @@ def target_sounds(files: Sequence[Path], spec: ParamSpec) -> list[NDArray[np.flo
 
 def compare(predictor: Predictor, sounds: list, count: int) -> dict[str, dict[str, NDArray]]:
     """Metrics (S,) by name of the model's best of ``count`` rows, of the best random row, and their differences."""
-    rows = random_rows(predictor.model.spec, len(sounds) * count, predictor.model.config.data.get("prior", ""))
+    assert predictor.model is not None
+    rows = random_rows(predictor.spec, len(sounds) * count, predictor.model.config.data.get("prior", ""))
     found: dict[str, list[dict[str, float]]] = {PREDICTION: [], RANDOM: []}
     with progress_bar(f"best of {count}", len(sounds)) as advance:
         for index, sound in enumerate(sounds):
             [answer] = predictor.predict([sound], candidates=count, batch_size=1)
             found[PREDICTION].append(dict(answer.best.distances))
             drawn = rows[index * count : (index + 1) * count]
-            found[RANDOM].append(dict(predictor.rank([sound], drawn[None])[0].best.distances))
+            [answer] = predictor.rank([sound], [[Candidate(row) for row in drawn]])
+            found[RANDOM].append(dict(answer.best.distances))
             advance(1)
     figures = {kind: {name: np.array([one[name] for one in all_]) for name in MEASURED} for kind, all_ in found.items()}
     figures["difference"] = {name: figures[PREDICTION][name] - figures[RANDOM][name] for name in MEASURED}
@@ -83,8 +87,8 @@ def compare(predictor: Predictor, sounds: list, count: int) -> dict[str, dict[st
 
 
 def random_rows(spec: ParamSpec, count: int, prior: str) -> NDArray[np.float32]:
-    """Rows (N, W) that the training data would hold for the seed of libraries, with the note of the targets."""
-    rows = RenderedRows(render_settings(spec, SEED, prior), RenderedOrder(count, 1)).read_rows(
+    """Rows (N, W) of the training data, but of the seed of libraries, with the note of the targets."""
+    rows = RenderedRows(render_settings(spec, LIBRARY_SEED, prior), RenderedOrder(count, 1)).read_rows(
         PARAM_ARRAY, np.arange(count)
     )
     note = spec.encode({**spec.decode(rows[0]), PITCH: FLAGS.note, NOTE_TIMES: (0.0, FLAGS.seconds)})

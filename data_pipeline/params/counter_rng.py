@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SEED = 2**63 - 1
-# Seeds of rows that nothing may be trained on: those of validation, and of the tables.
-VALIDATION_SEED, TEST_SEED = 1, 2
+# Seeds of rows that no model learns from: those of validation, of the tables, and of libraries.
+VALIDATION_SEED, TEST_SEED, LIBRARY_SEED = 1, 2, 3
 
 
 def uniforms(seed: int, indices: Iterable[int], attempts: Iterable[int], count: int) -> NDArray[np.float64]:

@@ -216,13 +216,17 @@ def load_spec(name_or_path: str) -> ParamSpec:
 
     Raises UserError for an unknown name, an unreadable file, or a spec that is not well-formed.
     """
-    text = spec_text(name_or_path)
+    return parse_spec(spec_text(name_or_path), name_or_path)
+
+
+def parse_spec(text: str, called: str) -> ParamSpec:
+    """The spec of a JSON text, which errors name as it is ``called``. Raises UserError if it is not well-formed."""
     try:
         return _parse_spec(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         # Reasons quote the spec, which may hold anything.
-        raise UserError(f"spec {name_or_path} is malformed: {textwrap.shorten(reason, MAX_REASON_LENGTH)}") from error
+        raise UserError(f"spec {called} is malformed: {textwrap.shorten(reason, MAX_REASON_LENGTH)}") from error
 
 
 def spec_text(name_or_path: str) -> str:

@@ -1,0 +1,155 @@
+"""Makes and searches an index of known patches: the patches whose sounds are nearest to a sound.
+
+    python -m synthjax.library build INDEX --config=configs/render_dexed.py --rows=100000 [--prior=FOLDER]
+    python -m synthjax.library add INDEX --config=configs/render_dexed.py --rows=N [--prior=FOLDER]
+    python -m synthjax.library search INDEX SOUND... [--count=8]
+    python -m synthjax.library info INDEX
+
+``build`` draws and renders patches, as render_shards does, and keeps an embedding of each sound: 64 bytes. After Ctrl-C
+or a crash the same command goes on. ``add`` appends further patches to an index.
+``search`` prints the nearest patches of each sound; nothing is rendered.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from data_pipeline.audio.mel import mel_spectrogram
+from data_pipeline.audio.sound_files import load_sound
+from data_pipeline.console import cli, config_flag
+from data_pipeline.console.cli import UserError
+from data_pipeline.console.machine import usable_cores
+from data_pipeline.params.counter_rng import LIBRARY_SEED, MAX_SEED
+from data_pipeline.render.config import render_settings, supervision
+from data_pipeline.render.row_renderer import RenderSettings
+from data_pipeline.render.worker_pool import WorkerPool
+from data_pipeline.synths.choice import why_no_renderer
+from data_pipeline.synths.known_patches import mixture_of_folder
+from synthjax.cluster import jax_settings
+from synthjax.retrieval.drawn import DrawLog, PooledSettings
+from synthjax.retrieval.embedding import FIT_ROWS, Embedding
+from synthjax.retrieval.index import Index, Source, read_index, write_index
+from synthjax.retrieval.search import Library
+
+FLAGS = flags.FLAGS
+USAGE = "usage: python -m synthjax.library build INDEX, or add INDEX, or search INDEX SOUND..., or info INDEX"
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    match argv[1:]:
+        case ["build", name]:
+            build(Path(name))
+        case ["add", name]:
+            add(Path(name))
+        case ["search", name, _, *_]:
+            search(read_index(Path(name)), [Path(sound) for sound in argv[3:]])
+        case ["info", name]:
+            tell(read_index(Path(name)))
+        case _:
+            raise UserError(USAGE)
+
+
+def build(path: Path) -> None:
+    """Makes an index. Raises UserError where there is one already."""
+    if path.exists():
+        raise UserError(f"{path} exists: append to it with add, or name another file")
+    settings = _settings()
+    log = _drawn(path, settings, range(FLAGS.rows))
+    source, sounds = log.result()
+    embedding = Embedding.fit(sounds[:FIT_ROWS])
+    assert log.synth is not None
+    write_index(path, Index(settings.synth.spec, log.synth, embedding, embedding.codes(sounds), (source,)))
+    log.remove()
+    tell(read_index(path))
+
+
+def add(path: Path) -> None:
+    """Appends drawn patches to an index. Raises UserError for patches of another spec or synthesizer."""
+    index, settings = read_index(path), _settings()
+    if settings.synth.spec.content_hash != index.spec.content_hash:
+        raise UserError(f"{path} has patches of spec {index.spec.name}, not of {settings.synth.spec.name}")
+    first = sum(len(source) for source in index.sources if _same_draw(source, settings))
+    log = _drawn(path, settings, range(first, first + FLAGS.rows))
+    if log.synth != index.synth:
+        raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(log.synth or ())}")
+    source, sounds = log.result()
+    write_index(path, index.with_source(source, index.embedding.codes(sounds)))
+    log.remove()
+    tell(read_index(path))
+
+
+def _settings() -> RenderSettings:
+    config = config_flag.read()
+    settings = render_settings(
+        config, seed=FLAGS.seed, plugin=FLAGS.plugin, allow_other_version=FLAGS.allow_other_version
+    )
+    if reason := why_no_renderer(settings.synth):
+        raise UserError(reason)
+    if FLAGS.prior:
+        mixture, lines = mixture_of_folder(Path(FLAGS.prior), settings.synth)
+        print(*lines, sep="\n", file=sys.stderr)
+        settings = replace(settings, mixture=mixture)
+    return settings
+
+
+def _same_draw(source: Source, settings: RenderSettings) -> bool:
+    return (source.about.get("seed"), source.about.get("prior_hash")) == (settings.seed, settings.prior_hash)
+
+
+def _drawn(path: Path, settings: RenderSettings, numbers: range) -> DrawLog:
+    """The log of an index with all patches rendered."""
+    with DrawLog(path.with_name(path.name + ".partial"), settings, numbers) as log:
+        if log.missing:
+            workers = min(FLAGS.workers, len(log.missing))
+            try:
+                log.render(WorkerPool(PooledSettings(settings), workers, supervision(config_flag.read())))
+            except KeyboardInterrupt:
+                done = len(numbers) - len(log.missing)
+                cli.fail(
+                    f"interrupted; {done} of {len(numbers)} patches are safe, the same command goes on", cli.INTERRUPTED
+                )
+    return log
+
+
+def search(index: Index, sounds: list[Path]) -> None:
+    """Prints the nearest patches of every sound."""
+    jax_settings.apply()
+    mels = np.stack([mel_spectrogram(load_sound(sound).audio) for sound in sounds])
+    for sound, patches in zip(sounds, Library(index).nearest(mels, FLAGS.count), strict=True):
+        print(f"\n{sound}")
+        for patch in patches:
+            print(f"  {patch.distance:8.2f}  {patch.origin}")
+
+
+def tell(index: Index) -> None:
+    """Prints what an index holds."""
+    print(f"patches: {len(index)}, of spec {index.spec.name}, rendered with {' '.join(index.synth)}")
+    for source in index.sources:
+        about = source.about
+        prior = "the weights of the spec" if source.rows is None else f"mixture {about['prior_hash']}"
+        refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
+        print(
+            f"  {len(source)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; refused: {refused}"
+        )
+
+
+if __name__ == "__main__":
+    config_flag.define(default="configs/render_dexed.py")
+    flags.DEFINE_integer("rows", 100_000, "build, add: patches to draw and render.", lower_bound=1)
+    flags.DEFINE_integer("seed", LIBRARY_SEED, "build, add: seed of the draws.", lower_bound=0, upper_bound=MAX_SEED)
+    flags.DEFINE_string(
+        "prior",
+        "",
+        "build, add: folder of preset files; patches are drawn as mixtures of theirs. Default: by the spec.",
+    )
+    flags.DEFINE_string("plugin", "", "build, add: path of the VST3 plugin.")
+    flags.DEFINE_bool("allow_other_version", False, "build, add: accept an untested version of Surge XT.")
+    flags.DEFINE_integer("workers", usable_cores(), "build, add: render processes.", lower_bound=1)
+    flags.DEFINE_integer("count", 8, "search: patches to print for each sound.", lower_bound=1)
+    cli.run(main)

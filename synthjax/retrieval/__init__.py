@@ -1,0 +1,1 @@
+"""Index of known patches: building and search."""

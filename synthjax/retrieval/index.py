@@ -1,0 +1,153 @@
+"""An index of known patches: the embedding of each patch's sound, and what gives the patch back.
+
+An index is one safetensors file. Its metadata hold a version, and the spec, synthesizer and sources of the patches.
+
+Shapes: N patches of all sources, n of one, W row width, D components of the embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Int8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from data_pipeline.console.atomic import atomic_path
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec, parse_spec, spec_json
+from synthjax.retrieval.embedding import Embedding
+
+METADATA, VERSION = "synthjax_index", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Patches of one draw.
+
+    Attributes:
+      about: seed, number of the first patch, content hash of the prior (None: the weights of the spec), and how many
+        renders were refused by reason; JSON values.
+      attempts: the attempt (n,) uint16 that was accepted for each patch.
+      rows: the patches (n, W) of a mixture; None where seed, number and attempt give them back.
+    """
+
+    about: Mapping[str, Any]
+    attempts: Int[np.ndarray, " n"]
+    rows: Float[np.ndarray, "n W"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.attempts)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A patch of an index: its row (W,), where it is from, and the distance of its sound to the target's."""
+
+    row: Float[np.ndarray, " W"]
+    origin: str
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """N patches of one spec, each with the embedding of its sound.
+
+    Attributes:
+      spec: the spec of the rows.
+      synth: name and version of the synthesizer that rendered the sounds.
+      embedding: the embedding of all patches.
+      codes: the embeddings (N, D).
+      sources: the draws of the patches, in the order of the codes.
+    """
+
+    spec: ParamSpec
+    synth: tuple[str, str]
+    embedding: Embedding
+    codes: Int8[np.ndarray, "N D"]
+    sources: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def patches(self, numbers: Sequence[int], distances: Sequence[float]) -> list[Patch]:
+        """The patches of some numbers below N, which lie at these distances from a target."""
+        return [Patch(*self._patch(int(one)), float(far)) for one, far in zip(numbers, distances, strict=True)]
+
+    def _patch(self, number: int) -> tuple[Float[np.ndarray, " W"], str]:
+        """The row (W,) of a patch, and where it is from."""
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        source = self.sources[place]
+        within = number - int(self._ends[place]) + len(source)
+        seed, index = source.about["seed"], source.about["first"] + within
+        if source.rows is not None:
+            return source.rows[within], f"row {index} of seed {seed} of a mixture"
+        [row] = self.spec.sample(seed, [index], [int(source.attempts[within])])
+        return row, f"row {index} of seed {seed}"
+
+    @cached_property
+    def _ends(self) -> Int[np.ndarray, " S"]:
+        return np.cumsum([len(source) for source in self.sources])
+
+    def with_source(self, source: Source, codes: Int8[np.ndarray, "n D"]) -> Index:
+        """The index with further patches."""
+        return replace(self, codes=np.concatenate([self.codes, codes]), sources=(*self.sources, source))
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Writes an index, whole or not at all. Raises UserError."""
+    tensors = {"codes": index.codes, "mean": index.embedding.mean, "basis": index.embedding.basis}
+    for number, source in enumerate(index.sources):
+        tensors[f"attempts.{number}"] = source.attempts.astype(np.uint16)
+        if source.rows is not None:
+            tensors[f"rows.{number}"] = source.rows.astype(np.float32)
+    about = {
+        "version": VERSION,
+        "spec": spec_json(index.spec),
+        "synth": index.synth,
+        "sources": [source.about for source in index.sources],
+    }
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(whole, {METADATA: json.dumps(about)}))
+
+
+def read_index(path: Path) -> Index:
+    """The index in a file. Raises UserError for a damaged file, and one that is no index."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get(METADATA, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is no index of patches, or is damaged: {error}") from error
+    try:
+        if about["version"] != VERSION:
+            raise UserError(f"{path} is an index of version {about['version']}, not {VERSION}: build it again")
+        return _index(about, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no index of patches, or is damaged: {error!r}") from error
+
+
+def _index(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Index:
+    spec = parse_spec(about["spec"], "of an index")
+    sources = tuple(
+        Source(of_one, tensors[f"attempts.{number}"], tensors.get(f"rows.{number}"))
+        for number, of_one in enumerate(about["sources"])
+    )
+    embedding = Embedding(tensors["mean"], tensors["basis"])
+    codes = tensors["codes"]
+    name, version = map(str, about["synth"])
+    for source in sources:
+        if not all(isinstance(source.about[key], int) for key in ("seed", "first")):
+            raise ValueError("a source without seed")
+        if source.rows is not None and source.rows.shape != (len(source), spec.width):
+            raise ValueError(f"rows of shape {source.rows.shape}")
+    if codes.shape != (sum(map(len, sources)), embedding.basis.shape[1]):
+        raise ValueError(f"embeddings of shape {codes.shape}")
+    return Index(spec, (name, version), embedding, codes, sources)
