@@ -156,16 +156,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Rows that are sampled at once.
     sampling.batch_size = 64
 
-    # Weights of the distances by which predict ranks the rendered candidates of a sound, and which --refine lowers.
-    c.ranking = ranking = ml_collections.ConfigDict()
-    # Multi-scale spectral distance, in dB.
-    ranking.mss = 1.0
-    # Warped distance of mel frequency cepstra, in values about twice as large.
-    ranking.wmfcc = 0.5
-    # 1 minus the cosine similarity of loudness over time. Distances of spectra, warped in time, alone would take a
-    # short sound at the wrong time for a near one.
-    ranking.rms = 10.0
-
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
     # Steps between checkpoints. Another one is written whenever the validation loss is the best so far.
     checkpoint.every = 1_000

@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # As in the PyTorch code. The paper says 100.
     c.sampling.steps = 200
     c.sampling.batch_size = 1_024
-    del c.ranking, c.validation.probe_sounds
+    del c.validation.probe_sounds
 
     return apply_variants(c, ",".join(name for name in names if not name.startswith("model=")), VARIANTS)
 

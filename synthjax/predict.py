@@ -1,17 +1,18 @@
-"""Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR
+"""Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR --library=INDEX SOUND... --output=DIR
 
-A SOUND is a file, or a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of
-every parameter, the pitch and the note's times) and the patch. For Surge XT that is NAME.vstpreset, which loads in any
-host, and NAME.fxp for its own browser. For the DX7 it is NAME.syx, a bank with the candidates, best first; with several
+Candidates come from a trained model (--workdir), a library of known patches (--library), or both. A SOUND is a file, or
+a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of every
+parameter, the pitch and the note's times) and the patch. For Surge XT that is NAME.vstpreset, which loads in any host,
+and NAME.fxp for its own browser. For the DX7 it is NAME.syx, a bank with the candidates, best first; with several
 sounds banks/1.syx holds the best answer to each. Another VST3 plugin's preset is written if --plugin names it. If the
-synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target,
-and NAME.wav is the render. report.html shows and plays all. A sound or a folder that cannot be read is reported and
-left out; then the exit code is 1.
+synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target, and NAME.wav is
+the render. report.html shows and plays all. A sound or a folder that cannot be read is reported and left out; then the
+exit code is 1.
 """
 
 from __future__ import annotations
 
-import importlib
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -31,9 +32,12 @@ from synthjax.cluster import distributed, jax_settings
 from synthjax.inference import renderer_flags
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Predictor
+from synthjax.inference.refine import Budget
 from synthjax.inference.sound_paths import find_sounds, require_apart, result_names
 from synthjax.report.entries import described
 from synthjax.report.prediction import prediction_report
+from synthjax.retrieval.index import read_index
+from synthjax.retrieval.search import Library
 from synthjax.runs import model_flags
 from synthjax.runs.model import Model
 
@@ -42,21 +46,25 @@ def main(argv: list[str]) -> int:
     """The command."""
     if len(argv) < 2:
         raise cli.UserError("give sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR")
+    if not flags.FLAGS.workdir and not flags.FLAGS.library:
+        raise cli.UserError("name a model with --workdir, a library with --library, or both")
     f = flags.FLAGS
     left_out: list[str] = []
     sounds = find_sounds(argv[1:], left_out.append)
-    if f.refine:
-        _check_refinement()
+    if (f.refine or f.refine_evaluations) and not f.render:
+        raise cli.UserError("refinement searches by rendering: leave out --norender")
     output = Path(f.output)
     require_apart(sounds, output)
     make_folder(output)  # Before the long part.
     jax_settings.apply()
     distributed.require_devices()
-    model = model_flags.load_model()
-    if f.data_root:
+    model = model_flags.load_model_if_named()
+    if model and f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
-    with _renderer(model.spec) as renderer:
-        faults = predict_files(Predictor(model, renderer), sounds, output)
+    library = _library(model)
+    specs = [one.spec for one in (model, library) if one]
+    with _renderer(specs[0]) as renderer:
+        faults = predict_files(Predictor(model, renderer, library), sounds, output)
     predicted = len(sounds) - len(faults)
     left_out += faults
     if left_out:
@@ -68,11 +76,13 @@ def main(argv: list[str]) -> int:
     return 1 if left_out else 0
 
 
-def _check_refinement() -> None:
-    """Raises UserError if --refine lacks a renderer or its library."""
-    if not flags.FLAGS.render:
-        raise cli.UserError("--refine searches by rendering: leave out --norender")
-    importlib.import_module("synthjax.inference.refine")  # Raises UserError without cmaes, which is optional.
+def _library(model: Model | None) -> Library | None:
+    """The library that --library names. Raises UserError if it has patches of another spec than the model."""
+    name = flags.FLAGS.library
+    library = Library(read_index(Path(name))) if name else None
+    if model and library and library.spec.content_hash != model.spec.content_hash:
+        raise cli.UserError(f"--library={name} has patches of spec {library.spec.name}, the model {model.spec.name}")
+    return library
 
 
 def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
@@ -83,8 +93,8 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
     try:
         renderer_flags.find_synth(spec)
     except cli.UserError as error:
-        if f.refine:
-            raise cli.UserError(f"--refine searches by rendering: {error}") from error
+        if f.refine or f.refine_evaluations:
+            raise cli.UserError(f"refinement searches by rendering: {error}") from error
         if f.plugin or f.preset:
             raise
         print(f"no renderer: {error}; the patch given is the medoid of the candidates", file=sys.stderr)
@@ -95,14 +105,17 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
 def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:
     """Writes the results of every sound that can be read; returns an error message for each of the others."""
     f = flags.FLAGS
-    model = predictor.model
-    files = PredictionFiles(output, model.spec, predictor.renderer)
-    seed = model.config.seed if f.seed is None else f.seed
-    about = {"checkpoint": model.step, "seed": seed, "sampling": model.sampling.about()}
-    at_once = model.batch_size(len(sounds), f.candidates)
+    files = PredictionFiles(output, predictor.spec, predictor.renderer)
+    about = predictor.about(f.seed)
+    if f.library:
+        about["library"] = f.library
+    at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
     names = result_names(sounds)
+    budget = (
+        Budget(f.refine or math.inf, f.refine_evaluations or math.inf) if f.refine or f.refine_evaluations else None
+    )
     faults: list[str] = []
-    described_run = described({"run": f.workdir, **about})
+    described_run = described({"run": f.workdir, **about} if f.workdir else about)
     with (
         closing(files),
         progress_bar("predicting", len(sounds)) as advance,
@@ -115,8 +128,8 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
             found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):
                 interrupted = False
-                if f.refine:
-                    prediction, interrupted = predictor.refine(sound.audio, prediction, f.refine, seed=f.seed)
+                if budget:
+                    prediction, interrupted = predictor.refine(sound.audio, prediction, budget, seed=f.seed)
                 files.write(names[index], prediction, {"sound": str(sounds[index]), **about})
                 add_to_report(names[index], sound, prediction)
                 if interrupted:
@@ -143,12 +156,16 @@ def _check_statistics(model: Model, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    model_flags.define()
+    model_flags.define(required=False)
+    flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates too.")
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
-    flags.DEFINE_integer("candidates", 4, "Patches to draw for each sound; the best is given.", lower_bound=1)
+    flags.DEFINE_integer(
+        "candidates", 4, "Patches that the model draws for each sound, and that are kept.", lower_bound=1
+    )
     flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
-    flags.DEFINE_float(
-        "refine", 0.0, "Seconds to search around each sound's best candidate by rendering.", lower_bound=0.0
+    flags.DEFINE_float("refine", 0.0, "Seconds to search from each sound's candidates by rendering.", lower_bound=0.0)
+    flags.DEFINE_integer(
+        "refine_evaluations", 0, "Renders of that search; beside --refine, whichever ends first.", lower_bound=0
     )
     flags.DEFINE_bool("render", True, "Render the candidates, to rank them by sound.")
     renderer_flags.define()

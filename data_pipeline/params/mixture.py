@@ -136,12 +136,12 @@ class Mixture:
         return np.frombuffer(self.patches, "<f4").reshape(-1, width)
 
     @cached_property
-    def _modules(self) -> _Modules:
-        return _Modules.of(self.spec, self.panel)
+    def _modules(self) -> Modules:
+        return Modules.of(self.spec, self.panel)
 
 
 @dataclass(frozen=True)
-class _Modules:
+class Modules:
     """The M modules of a spec as arrays. S columns are the synthesizer's.
 
     ``fitting`` (M,) has the number of modules that fit in each place, with the place's own. ``of_column`` (S,) has the
@@ -154,7 +154,7 @@ class _Modules:
     sources: NDArray[np.int64]
 
     @classmethod
-    def of(cls, spec: ParamSpec, panel: Panel) -> _Modules:
+    def of(cls, spec: ParamSpec, panel: Panel) -> Modules:
         columns = {
             group: np.concatenate([np.arange(spec.slices[name].start, spec.slices[name].stop) for name in names])
             for group, names in panel.modules(spec).items()

@@ -17,6 +17,10 @@ from data_pipeline.params.spec import ParamSpec
 
 Rows = Float[np.ndarray, "K W"]
 
+# The score of a candidate is the sum of its distances, weighted so that each counts about alike. Without RMS, short
+# sounds at wrong times would come first; without SOT, refinement raises it.
+WEIGHTS = {"mss": 1.0, "wmfcc": 0.5, "sot": 10.0, "rms": 10.0}
+
 
 def medoid(rows: Rows) -> int:
     """The index of the candidate nearest to all others, by mean squared distance; used where nothing is rendered.
@@ -28,14 +32,14 @@ def medoid(rows: Rows) -> int:
     return int(np.square(rows - rows.mean(axis=0)).sum(axis=1).argmin())
 
 
-def score(distances: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The score that ranks candidates: a weighted sum of audio distances; lower is better.
+def score(distances: Mapping[str, float]) -> float:
+    """The score that ranks candidates and that refinement lowers: a weighted sum of audio distances, by ``WEIGHTS``.
 
     A metric from 0 to 1 that is better when higher counts as 1 minus its value.
     """
     return sum(
         weight * (1.0 - distances[name] if name in HIGHER_IS_BETTER else distances[name])
-        for name, weight in weights.items()
+        for name, weight in WEIGHTS.items()
     )
 
 

@@ -101,6 +101,7 @@ class PredictionFiles:
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
+    origin = {"origin": candidate.origin}
     measured = {"score": candidate.score, **candidate.distances} if candidate.score is not None else {}
     fault = {"fault": candidate.fault} if candidate.fault else {}
-    return {**measured, **fault, "row": [float(column) for column in candidate.row]}
+    return {**origin, **measured, **fault, "row": [float(column) for column in candidate.row]}

@@ -25,21 +25,28 @@ from data_pipeline.audio.metrics import SoundFeatures, measure_pairs
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import medoid, score, spread
+from synthjax.inference.refine import Budget, refine
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
+from synthjax.retrieval.search import Library
 from synthjax.runs import cloud_runs
 from synthjax.runs.model import Model
 
 BY_SOUND, BY_MEDOID, ONLY = "nearest in sound", "medoid of the candidates", "only candidate"
-REFINED = "refined by sound"
+BY_INDEX, REFINED = "nearest in the library, by its stored sounds", "refined by sound"
+MODEL = "model"
+# The patches of a library that are rendered for each sound.
+NEIGHBOURS = 64
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One draw from the posterior.
+    """A patch that may be the answer.
 
     Attributes:
-      row: (W,), as sampled: not clipped, not rounded.
+      row: (W,); as sampled if the model drew it: not clipped, not rounded.
+      origin: where it is from: the model, or a row of the library.
       audio: the render (2, T); None without a renderer, and where the patch could not be rendered.
       distances: the audio metrics to the target by name; empty without ``audio``.
       score: ranks the candidates; lower is better. None without ``audio``.
@@ -47,6 +54,7 @@ class Candidate:
     """
 
     row: NDArray[np.float32]
+    origin: str = MODEL
     audio: NDArray[np.float32] | None = None
     distances: Mapping[str, float] = field(default_factory=dict)
     score: float | None = None
@@ -78,12 +86,17 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model, and a renderer for its candidates; without a renderer they are not ranked by sound."""
+    """A trained model, a library, or both, which propose candidates, and a renderer, which ranks them by sound."""
 
-    def __init__(self, model: Model, renderer: PatchRenderer | None = None) -> None:
-        self.model = model
-        self.renderer = renderer
-        self._weights = dict(model.config.ranking)
+    def __init__(
+        self, model: Model | None, renderer: PatchRenderer | None = None, library: Library | None = None
+    ) -> None:
+        """Raises ValueError without model and library, or if both are of different specs."""
+        specs = [one.spec for one in (model, library) if one]
+        if not specs or any(spec.content_hash != specs[0].content_hash for spec in specs):
+            raise ValueError("candidates need a model or a library, of one spec")
+        self.spec = specs[0]
+        self.model, self.renderer, self.library = model, renderer, library
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, *, renderer: PatchRenderer | None = None, **settings: Any) -> Predictor:
@@ -105,87 +118,113 @@ class Predictor:
     ) -> list[Prediction]:
         """The predictions for sounds (2, T) at 44.1 kHz, as ``sound_files.load_sound`` returns them.
 
-        A prediction depends on the sound and the seed (default: the run's), not on the other sounds. The first draws
-        are the same for every number of candidates. ``batch_size`` sounds are sampled at once. Every size is compiled
-        anew, so a caller with many groups of sounds gives the same size for all.
+        The model draws ``candidates`` patches, and with a renderer the library adds its ``NEIGHBOURS`` nearest ones;
+        the best ``candidates`` of all are kept. A prediction depends on the sound and the seed (default: the run's),
+        not on the other sounds. The first draws are the same for every number of candidates. ``batch_size`` sounds are
+        sampled at once. Every size is compiled anew, so a caller with many groups of sounds gives the same size for
+        all.
         """
         if not sounds:
             return []
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
-        noise = draw_noise(candidates, self.model.spec.width, PREDICT_NOISE, self._seed(seed))
-        rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
-        return self.rank(sounds, rows)
+        proposed: list[list[Candidate]] = [[] for _ in sounds]
+        if self.library:
+            nearest = self.library.nearest(mels, max(candidates, NEIGHBOURS) if self.renderer else candidates)
+            for found, patches in zip(proposed, nearest, strict=True):
+                found += [Candidate(patch.row, patch.origin) for patch in patches]
+        if self.model:
+            noise = draw_noise(candidates, self.spec.width, PREDICT_NOISE, self._seed(seed))
+            rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
+            for found, drawn in zip(proposed, rows, strict=True):
+                found += map(Candidate, drawn)
+        ranked = self.rank(sounds, proposed)
+        return [replace(one, candidates=one.candidates[:candidates]) for one in ranked]
 
-    def rank(self, sounds: Sequence[NDArray[np.floating]], rows: NDArray[np.floating]) -> list[Prediction]:
-        """Predictions of given rows (S, K, W) for sounds (2, T), ordered by sound if there is a renderer."""
+    def rank(
+        self, sounds: Sequence[NDArray[np.floating]], candidates: Sequence[Sequence[Candidate]]
+    ) -> list[Prediction]:
+        """Predictions of given candidates for each sound (2, T), ordered by sound if there is a renderer."""
         if self.renderer is None:
-            return [self._ordered([Candidate(row) for row in drawn]) for drawn in rows]
-        count = rows.shape[1]
-        targets = [target for sound in sounds for target in [SoundFeatures(sound)] * count]
-        found = self._render(targets, rows.reshape(-1, rows.shape[-1]))
-        return [self._ordered(found[first : first + count]) for first in range(0, len(found), count)]
+            return [self._unheard(proposed) for proposed in candidates]
+        features = [SoundFeatures(sound) for sound in sounds]
+        targets = [target for target, few in zip(features, candidates, strict=True) for _ in few]
+        found = iter(self._render(targets, [one for few in candidates for one in few]))
+        return [self._ordered([next(found) for _ in few]) for few in candidates]
 
     def refine(
-        self, sound: NDArray[np.floating], prediction: Prediction, seconds: float, *, seed: int | None = None
+        self, sound: NDArray[np.floating], prediction: Prediction, budget: Budget, *, seed: int | None = None
     ) -> tuple[Prediction, bool]:
-        """Searches around the best candidate for a patch that sounds nearer to the target (2, T).
+        """Searches from the candidates for a patch that sounds nearer to the target (2, T).
 
         Returns the prediction, with the patch that was found in front if it is better, and whether Ctrl-C ended the
-        search. Raises UserError without a renderer, or if cmaes is not installed.
+        search. Raises UserError without a renderer.
         """
-        from synthjax.inference.refine import refine
-
         if self.renderer is None:
             raise UserError("refinement searches by sound, which needs a renderer")
-        rows = np.stack([candidate.row for candidate in prediction.candidates])
-        target = SoundFeatures(sound)
+        played = instrument(self.renderer.synth.synth)
+        target = SoundFeatures(sound, np.float32)
 
         def scores(tried: NDArray[np.floating]) -> NDArray[np.float64]:
-            rendered = self._render([target] * len(tried), tried)
+            rendered = self._render([target] * len(tried), [Candidate(row) for row in tried])
             return np.array([math.inf if one.score is None else one.score for one in rendered])
 
         found = refine(
-            prediction.best.row,
+            np.stack([candidate.row for candidate in prediction.candidates]),
             scores,
-            spec=self.model.spec,
-            seconds=seconds,
-            workers=self.renderer.workers,
+            spec=self.spec,
+            panel=played.panel,
+            budget=budget,
+            exact=played.exact,
             seed=self._seed(seed),
-            candidates=rows,
         )
         if not found.score < found.start_score:
             return prediction, found.interrupted
-        [rendered] = self._render([target], found.row[None].astype(np.float32))
-        # The score of the search is a mean over several renders. That of a single render depends on chance.
+        origin = f"refined from {prediction.best.origin}, {found.evaluations} renders"
+        [rendered] = self._render([SoundFeatures(sound)], [Candidate(found.row.astype(np.float32), origin)])
+        # The score of the search may be a mean over several renders. That of a single render depends on chance.
         refined = replace(rendered, score=found.score)
-        return Prediction(self.model.spec, (refined, *prediction.candidates), REFINED), found.interrupted
+        return Prediction(self.spec, (refined, *prediction.candidates), REFINED), found.interrupted
 
-    def _render(self, targets: Sequence[SoundFeatures], rows: NDArray[np.floating]) -> list[Candidate]:
-        """Renders rows (N, W) and measures each against its own target."""
+    def _render(self, targets: Sequence[SoundFeatures], candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Renders candidates and measures each against its own target."""
         renderer = self.renderer
         assert renderer is not None
         found: dict[int, Candidate] = {}
 
         def pairs() -> Iterator[tuple[int, SoundFeatures, NDArray[np.float32]]]:
-            for patch in renderer.render(enumerate(rows)):
-                found[patch.key] = Candidate(rows[patch.key], patch.audio, fault=patch.fault)
+            for patch in renderer.render((number, one.row) for number, one in enumerate(candidates)):
+                found[patch.key] = replace(candidates[patch.key], audio=patch.audio, fault=patch.fault)
                 if patch.audio is not None:
                     yield patch.key, targets[patch.key], patch.audio
 
         for index, distances in measure_pairs(pairs(), renderer.workers):
-            found[index] = replace(found[index], distances=distances, score=score(distances, self._weights))
-        return [found[index] for index in range(len(rows))]
+            found[index] = replace(found[index], distances=distances, score=score(distances))
+        return [found[index] for index in range(len(candidates))]
 
     def _ordered(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Orders by sound, candidates that could not be rendered last; without renders, the medoid is first."""
-        if any(candidate.score is not None for candidate in candidates):
-            order = sorted(candidates, key=lambda candidate: (candidate.score is None, candidate.score or 0.0))
-            chosen = BY_SOUND
-        else:
-            middle = candidates[medoid(np.stack([candidate.row for candidate in candidates]))]
-            order = [middle, *(candidate for candidate in candidates if candidate is not middle)]
-            chosen = BY_MEDOID
-        return Prediction(self.model.spec, tuple(order), chosen if len(order) > 1 else ONLY)
+        """Orders by sound, candidates that could not be rendered last."""
+        if all(candidate.score is None for candidate in candidates):
+            return self._unheard(candidates)
+        order = sorted(candidates, key=lambda candidate: (candidate.score is None, candidate.score or 0.0))
+        return Prediction(self.spec, tuple(order), BY_SOUND if len(order) > 1 else ONLY)
+
+    def _unheard(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Without renders, the library's nearest is first; without a library, the medoid."""
+        first, chosen = candidates[0], BY_INDEX
+        if self.library is None:
+            first = candidates[medoid(np.stack([candidate.row for candidate in candidates]))]
+            chosen = BY_MEDOID if len(candidates) > 1 else ONLY
+        others = (candidate for candidate in candidates if candidate is not first)
+        return Prediction(self.spec, (first, *others), chosen)
+
+    def about(self, seed: int | None) -> dict[str, Any]:
+        """Checkpoint, seed and sampler of the answers, as JSON values."""
+        found: dict[str, Any] = {"seed": self._seed(seed)}
+        if self.model:
+            found |= {"checkpoint": self.model.step, "sampling": self.model.sampling.about()}
+        return found
 
     def _seed(self, seed: int | None) -> int:
-        return self.model.config.seed if seed is None else seed
+        if seed is None:
+            return self.model.config.seed if self.model else 0
+        return seed

@@ -77,4 +77,4 @@ def _clip(number: int, candidate: Candidate, prediction: Prediction) -> Clip:
         label = "Prediction, refined" if refined else "Prediction"
     else:
         label = f"Candidate {number if refined else number + 1}"
-    return Clip(label, candidate.audio, candidate.distances)
+    return Clip(f"{label} ({candidate.origin})", candidate.audio, candidate.distances)

@@ -31,7 +31,7 @@ POSITIVE = (
 )
 NATURAL = ("seed", "data.workers", "train.eval_every", "optim.lr", "optim.weight_decay")
 # Of configs whose data are sounds of a synthesizer.
-NATURAL_OF_SOUNDS = ("data.min_std_db", "validation.probe_sounds", "ranking.mss", "ranking.wmfcc", "ranking.rms")
+NATURAL_OF_SOUNDS = ("data.min_std_db", "validation.probe_sounds")
 CHOICES = {
     "attention": ("auto", "xla"),
     "compute_dtype": ("float32", "bfloat16"),

@@ -19,8 +19,11 @@ SAMPLER = tuple(field.name for field in fields(Sampling))
 RENDERER = ("plugin", "preset", "report_sounds")  # Not --workers, which describes the machine.
 
 
-def define() -> None:
-    """Defines --workdir, --checkpoint, --data_root, --use_ema, and a flag for each setting of the sampler."""
+def define(*, required: bool = True) -> None:
+    """Defines --workdir, --checkpoint, --data_root, --use_ema, and a flag for each setting of the sampler.
+
+    ``required``: whether the command needs a model.
+    """
     flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of a training run.")
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
     flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run had it.")
@@ -38,7 +41,8 @@ def define() -> None:
         "guidance_interval", None, "BEGIN,END: times of guidance; default: the run's sampling.guidance_interval."
     )
     flags.register_validator("guidance_interval", _is_interval, "must be two numbers, as in 0.2,0.8")
-    flags.mark_flag_as_required("workdir")
+    if required:
+        flags.mark_flag_as_required("workdir")
 
 
 def _is_interval(values: list[str] | None) -> bool:
@@ -52,6 +56,15 @@ def changed_settings() -> str:
     """The sampler flags that differ from their defaults, for names of folders: "-nouse_ema-steps=100", or ""."""
     settings = [flags.FLAGS[name] for name in ("use_ema", *SAMPLER)]
     return "".join(flag.serialize().removeprefix("-") for flag in settings if flag.value != flag.default)
+
+
+def load_model_if_named() -> Model | None:
+    """The model of --workdir; None without it. Raises UserError as ``load_model`` does."""
+    if flags.FLAGS.workdir:
+        return load_model()
+    for name in filter(_given, ("checkpoint", "data_root", *SAMPLER)):
+        raise UserError(f"{flags.FLAGS[name].serialize()} would be ignored: no --workdir names a model")
+    return None
 
 
 def load_model() -> Model:

@@ -58,8 +58,6 @@ LATER_KEYS: dict[str, Any] = {
     "profile": "",
     "sampling.guidance_interval": (0.0, 1.0),
     "sampling.tolerance": 1e-4,  # Earlier solvers had none.
-    # Earlier versions ignored RMS and ranked short sounds at wrong times first. The trained model is the same.
-    "ranking.rms": 10.0,
 }
 
 

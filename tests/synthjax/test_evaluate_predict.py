@@ -239,8 +239,8 @@ def test_a_prediction_never_replaces_the_sound_it_is_made_of(trained: Path, tmp_
         (["--plugin=none.vst3"], ["there is no plugin at 'none.vst3'"]),
         (["--plugin=none.vst3", "--preset=base.vstpreset"], ["there is no plugin at 'none.vst3'"]),
         (["--preset=base.vstpreset"], ["name the plugin with --plugin"]),
-        (["--refine=5"], ["--refine searches by rendering: there is no plugin at '/nowhere'"]),
-        (["--refine=5", "--norender"], ["--refine searches by rendering: leave out --norender"]),
+        (["--refine=5"], ["refinement searches by rendering: there is no plugin at '/nowhere'"]),
+        (["--refine=5", "--norender"], ["refinement searches by rendering: leave out --norender"]),
     ],
 )
 def test_what_predict_is_to_render_with_is_missed_before_it_samples(
@@ -248,15 +248,6 @@ def test_what_predict_is_to_render_with_is_missed_before_it_samples(
 ) -> None:
     write_noise(tmp_path / "s.wav")
     assert_usage_error(predict(trained, tmp_path / "s.wav", *arguments, f"--output={tmp_path / 'out'}"), *words)
-
-
-def test_refinement_without_its_library_is_refused_before_it_samples(trained: Path, tmp_path: Path) -> None:
-    write_noise(tmp_path / "s.wav")
-    (tmp_path / "cmaes.py").write_text("raise ImportError('as if it were not installed')", encoding="utf-8")
-    path = f"{tmp_path}{os.pathsep}{REPOSITORY}"
-    arguments = [f"--workdir={trained}", tmp_path / "s.wav", "--refine=5", f"--output={tmp_path / 'out'}"]
-    result = run_cli("synthjax.predict", *arguments, PYTHONPATH=path)
-    assert_usage_error(result, "refinement needs cmaes: pip install 'synthjax[refine]'")
 
 
 @pytest.mark.slow

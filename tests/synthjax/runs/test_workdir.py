@@ -255,7 +255,6 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
         "train": ("accumulate", "remat"),
         "mesh": ("slices",),
         "sampling": ("guidance_interval", "tolerance"),
-        "ranking": ("rms",),
     }
     for section, names in later.items():
         for name in names:
