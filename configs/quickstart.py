@@ -1,4 +1,4 @@
-"""The flow for Dexed of configs/flow_dexed.py, trained for a few minutes; `make quickstart` runs it.
+"""The flow for Dexed of configs/flow_dexed.py, trained for three minutes; `make quickstart` runs it.
 
     python -m synthjax.train --config=configs/quickstart.py --workdir=runs/quickstart
 

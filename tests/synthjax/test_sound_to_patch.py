@@ -106,8 +106,8 @@ def test_candidates_are_ranked_by_sound(heard) -> None:
         assert scores == sorted(scores)
         assert prediction.chosen == BY_SOUND
         best = prediction.best
-        mss, wmfcc, rms = (best.distances[name] for name in ("mss", "wmfcc", "rms"))
-        assert best.score == pytest.approx(mss + 0.5 * wmfcc + 10.0 * (1.0 - rms))
+        mss, wmfcc, sot, rms = (best.distances[name] for name in ("mss", "wmfcc", "sot", "rms"))
+        assert best.score == pytest.approx(mss + 0.5 * wmfcc + 10.0 * sot + 10.0 * (1.0 - rms))
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ START = near(TARGET)
 @pytest.mark.parametrize("exact", [True, False])
 def test_search_comes_much_closer_to_the_target(exact: bool) -> None:
     bench = Bench(distance_from(TARGET))
-    refined = bench.refine(START, seconds=60.0, exact=exact)
+    refined = bench.refine(START, seconds=80.0, exact=exact)
     assert refined.start_score == pytest.approx(np.linalg.norm(START - TARGET))
     assert refined.score == pytest.approx(np.linalg.norm(refined.row - TARGET))
     assert refined.score < 0.3 * refined.start_score
