@@ -2,9 +2,9 @@
 
     python -m synthjax.train --config=configs/flow_dexed.py --workdir=runs/flow_dexed --config.data.prior=FOLDER
 
-A small audio spectrogram transformer, and an MLP as the vector field: 29 minutes on two cores of an AMD EPYC. FOLDER has
-.syx files, whose patches are mixed; without it rows are drawn by the weights of the spec. Scores, and what the model
-does not learn in that time: docs/results.md. Values: configs/important.py.
+A small audio spectrogram transformer, and an MLP as the vector field: 29 minutes on two cores of an AMD EPYC. FOLDER
+has .syx files, whose patches are mixed; without it rows are drawn by the weights of the spec. Scores, and what the
+model does not learn in that time: docs/results.md. Values: configs/important.py.
 """
 
 import ml_collections

@@ -179,7 +179,7 @@ class Predictor:
         )
         if not found.score < found.start_score:
             return prediction, found.interrupted
-        origin = f"refined from {prediction.best.origin}, {found.evaluations} renders"
+        origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
         [rendered] = self._render([SoundFeatures(sound)], [Candidate(found.row.astype(np.float32), origin)])
         # The score of the search may be a mean over several renders. That of a single render depends on chance.
         refined = replace(rendered, score=found.score)

@@ -13,7 +13,7 @@ from data_pipeline.audio.sound_files import LoadedSound
 from data_pipeline.synths.decoding import note_name
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.evaluation.table import PREDICTION
-from synthjax.inference.predictor import ONLY, REFINED, Candidate, Prediction
+from synthjax.inference.predictor import MODEL, ONLY, REFINED, Candidate, Prediction
 from synthjax.metrics.parameters import summarise
 from synthjax.report import Clip, ReportWriter, SoundEntry
 from synthjax.report.entries import AUDIO_METRICS, metric_rows, parameter_rows
@@ -51,7 +51,7 @@ def _entry(name: str, sound: LoadedSound, prediction: Prediction) -> SoundEntry:
     """One sound; candidates that were not rendered are not shown, the prediction's parameters always are."""
     several = len(prediction.candidates) > 1
     clips = [_clip(number, candidate, prediction) for number, candidate in enumerate(prediction.candidates)]
-    notes = [*sound.notes, _note_played(prediction)]
+    notes = [*sound.notes, _note_played(prediction), f"From: {prediction.best.origin}."]
     if prediction.chosen != ONLY:
         notes.append(f"Chosen: {prediction.chosen}.")
     notes += [f"Not rendered: {one.fault}" for one in prediction.candidates if one.fault]
@@ -77,4 +77,5 @@ def _clip(number: int, candidate: Candidate, prediction: Prediction) -> Clip:
         label = "Prediction, refined" if refined else "Prediction"
     else:
         label = f"Candidate {number if refined else number + 1}"
-    return Clip(f"{label} ({candidate.origin})", candidate.audio, candidate.distances)
+    source = "model" if candidate.origin == MODEL else "library"
+    return Clip(label if refined and number == 0 else f"{label}, {source}", candidate.audio, candidate.distances)
