@@ -51,6 +51,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.validation.probe_sounds = 4
     c.checkpoint.every = 500
 
-    # Chosen by the sounds of 80 patches that people made (docs/results.md).
+    # Chosen by the sounds of patches that people made (docs/results.md).
     c.sampling.guidance = 2.0
     return c

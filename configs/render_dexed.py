@@ -4,8 +4,8 @@
         --shards=0-11 --samples_per_shard=10000 --seed=0 --prior=FOLDER
 
 needs `pip install 'synthjax[dexed]'`. FOLDER has .syx files: rows are drawn as mixtures of their patches. Without
---prior they are drawn by the weights of the spec. Measured on two cores of an AMD EPYC: 37 accepted rows/s with 1
-worker, 64 with 2. Values: configs/render_surge_simple.py.
+--prior they are drawn by the weights of the spec. Measured on two cores of an AMD EPYC: 37 accepted rows/s in
+one process, 64 with 2 workers. Values: configs/render_surge_simple.py.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@
         --shards=0-11 --samples_per_shard=1000 --seed=0
 
 needs the package vita (GPL-3): pip install 'synthjax[vital]'. --preset=MINE.vital names a base patch of your own.
-Measured on two cores of an AMD EPYC: 3.0 accepted rows/s with 1 worker, 5.9 with 2. Values:
+Measured on two cores of an AMD EPYC: 3.0 accepted rows/s in one process, 5.9 with 2 workers. Values:
 configs/render_surge_simple.py.
 """
 

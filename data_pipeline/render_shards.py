@@ -13,9 +13,7 @@ Rendering uses every core unless --workers says otherwise. Surge XT is hosted by
 from __future__ import annotations
 
 import signal
-import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,13 +25,12 @@ from data_pipeline.console import cli, config_flag
 from data_pipeline.console.cli import UserError, counted
 from data_pipeline.console.machine import usable_cores
 from data_pipeline.params.counter_rng import MAX_SEED
-from data_pipeline.render.config import render_settings, supervision
+from data_pipeline.render.config import render_settings, supervision, with_prior
 from data_pipeline.render.progress import RenderProgress
 from data_pipeline.render.run import Plan, open_shards, render
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.shards.splits import parse_shards
 from data_pipeline.synths.choice import why_no_renderer
-from data_pipeline.synths.known_patches import mixture_of_folder
 
 if TYPE_CHECKING:
     from data_pipeline.render.ray_executor import RayExecutor
@@ -75,10 +72,7 @@ def _plan(config: ml_collections.ConfigDict) -> Plan:
         verify_each=FLAGS.verify_each,
         store_audio=FLAGS.store_audio,
     )
-    if FLAGS.prior:
-        mixture, lines = mixture_of_folder(Path(FLAGS.prior), settings.synth)
-        print(*lines, sep="\n", file=sys.stderr)
-        settings = replace(settings, mixture=mixture)
+    settings = with_prior(settings, FLAGS.prior)
     numbers = tuple(parse_shards(FLAGS.shards))
     return Plan(settings, Path(FLAGS.output), numbers, FLAGS.samples_per_shard, config.batch_rows)
 

@@ -6,14 +6,12 @@
     python -m synthjax.library info INDEX
 
 ``build`` draws and renders patches, as render_shards does, and keeps an embedding of each sound: 64 bytes. After Ctrl-C
-or a crash the same command goes on. ``add`` appends further patches to an index.
-``search`` prints the nearest patches of each sound; nothing is rendered.
+or a crash the same command goes on. ``add`` appends further patches to an index. ``search`` prints the nearest patches
+of each sound; nothing is rendered.
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +23,10 @@ from data_pipeline.console import cli, config_flag
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.machine import usable_cores
 from data_pipeline.params.counter_rng import LIBRARY_SEED, MAX_SEED
-from data_pipeline.render.config import render_settings, supervision
+from data_pipeline.render.config import render_settings, supervision, with_prior
 from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.synths.choice import why_no_renderer
-from data_pipeline.synths.known_patches import mixture_of_folder
 from synthjax.cluster import jax_settings
 from synthjax.retrieval.drawn import DrawLog, PooledSettings
 from synthjax.retrieval.embedding import FIT_ROWS, Embedding
@@ -91,11 +88,7 @@ def _settings() -> RenderSettings:
     )
     if reason := why_no_renderer(settings.synth):
         raise UserError(reason)
-    if FLAGS.prior:
-        mixture, lines = mixture_of_folder(Path(FLAGS.prior), settings.synth)
-        print(*lines, sep="\n", file=sys.stderr)
-        settings = replace(settings, mixture=mixture)
-    return settings
+    return with_prior(settings, FLAGS.prior)
 
 
 def _same_draw(source: Source, settings: RenderSettings) -> bool:

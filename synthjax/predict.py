@@ -97,7 +97,7 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
             raise cli.UserError(f"refinement searches by rendering: {error}") from error
         if f.plugin or f.preset:
             raise
-        print(f"no renderer: {error}; the patch given is the medoid of the candidates", file=sys.stderr)
+        print(f"no renderer: {error}; the candidates are not ranked by sound", file=sys.stderr)
         return nullcontext()
     return renderer_flags.start_renderer(spec)
 
@@ -160,7 +160,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates too.")
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
     flags.DEFINE_integer(
-        "candidates", 4, "Patches that the model draws for each sound, and that are kept.", lower_bound=1
+        "candidates", 4, "Patches that the model draws for each sound; as many are kept.", lower_bound=1
     )
     flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
     flags.DEFINE_float("refine", 0.0, "Seconds to search from each sound's candidates by rendering.", lower_bound=0.0)

@@ -85,7 +85,7 @@ class RecordLog:
             magic, checksum, length = _HEADER.unpack(header)
             offset = self._end + _HEADER.size
             if magic != _MAGIC and self.empty:
-                raise UserError(f"{self.path} is no log of this program: remove it, or choose another --output")
+                raise UserError(f"{self.path} is no log of this program: remove it, or name another output")
             if magic != _MAGIC or length > size - offset:
                 break
             payload = self.read(offset, length)
@@ -145,7 +145,7 @@ def _open_locked(path: Path) -> int:
         raise UserError(f"cannot write {path}: {why(error)}") from error
     try:
         if not try_lock(descriptor):
-            reason = "is being written by another run: wait for it, or choose other --shards"
+            reason = "is being written by another run: wait for it, or write other files"
         elif names_file(path, descriptor):
             return descriptor
         else:

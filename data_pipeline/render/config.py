@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import ml_collections
 
@@ -11,6 +14,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_pool import Supervision
 from data_pipeline.synths.choice import check_settings
+from data_pipeline.synths.known_patches import mixture_of_folder
 from data_pipeline.synths.protocol import SynthSettings
 
 KEYS = ("spec", "synth", "batch_rows", "min_loudness", "max_peak", "verify_every", "render_seconds", "max_worker_gib")
@@ -46,6 +50,18 @@ def render_settings(
     check_settings(synth)
     verify_every = 1 if verify_each else config.verify_every
     return RenderSettings(synth, seed, config.min_loudness, config.max_peak, verify_every, store_audio=store_audio)
+
+
+def with_prior(settings: RenderSettings, folder: str) -> RenderSettings:
+    """The settings with patches drawn as mixtures of a folder's presets; as they are if no folder is named.
+
+    Prints what was read to stderr. Raises UserError for a folder without patches of the spec.
+    """
+    if not folder:
+        return settings
+    mixture, lines = mixture_of_folder(Path(folder), settings.synth)
+    print(*lines, sep="\n", file=sys.stderr)
+    return replace(settings, mixture=mixture)
 
 
 def supervision(config: ml_collections.ConfigDict) -> Supervision:

@@ -241,7 +241,8 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
 def _finish_unlinking() -> None:
     """Unlinks the shared memory of all batches, which would leak otherwise, with a warning."""
     gc.collect()  # Reference cycles of grain's closed iterators hold some of it.
-    # A thread of grain unlinks, in the order of its tasks. The interpreter's exit drops those that are left.
+    # A thread of grain unlinks, in the order of its tasks. The interpreter's exit would drop those that are left. An
+    # empty task at the end waits for them.
     if thread := getattr(SharedMemoryArray, "_del_thread_pool", None):
         thread.apply(int)
 

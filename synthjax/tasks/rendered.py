@@ -9,11 +9,9 @@ Shapes: B batch, N rows, W row width, C channels, M mels, F frames, T audio samp
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, SupportsIndex
 
 import ml_collections
@@ -28,13 +26,13 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.counter_rng import VALIDATION_SEED
 from data_pipeline.params.spec import ParamSpec, load_spec
+from data_pipeline.render.config import with_prior
 from data_pipeline.render.row_renderer import AcceptedRow, Refused, RenderSettings, RowRenderer
 from data_pipeline.render.worker import ReopenedSynth
 from data_pipeline.render.worker_messages import Batch as RenderBatch
 from data_pipeline.shards.mel_stats import MelStats, RunningStats
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY
 from data_pipeline.synths.choice import synth_for, why_no_renderer
-from data_pipeline.synths.known_patches import mixture_of_folder
 from data_pipeline.synths.protocol import DriftError
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, HostBatch
@@ -57,8 +55,8 @@ class RenderedOrder:
     """The rows of every step: each row is used in R = ``reuse`` steps, ``REUSE_STEPS`` apart.
 
     Positions m R to m R + R - 1 of a batch are uses 0 to R - 1 of a row: position m R + r has the row that position m R
-    had r ``REUSE_STEPS`` steps before. Steps are counted as if others had come before the first, so that the first
-    rows are used again at once; of those, the earliest are used less often.
+    had r ``REUSE_STEPS`` steps before. Rows are numbered as if steps had come before the first one, so that rows of
+    the first steps are used again too; some of those are used less often.
     """
 
     def __init__(self, batch_size: int, reuse: int) -> None:
@@ -282,8 +280,4 @@ def render_settings(spec: ParamSpec, seed: int, prior: str = "") -> RenderSettin
     synth = synth_for(spec)
     if reason := why_no_renderer(synth, "the environment variable SURGE_XT_PLUGIN"):
         raise UserError(f"data.source=render: {reason}")
-    mixture = None
-    if prior:
-        mixture, lines = mixture_of_folder(Path(prior), synth)
-        print(*lines, sep="\n", file=sys.stderr)
-    return RenderSettings(synth, seed, MIN_LOUDNESS, MAX_PEAK, VERIFY_EVERY, mixture)
+    return with_prior(RenderSettings(synth, seed, MIN_LOUDNESS, MAX_PEAK, VERIFY_EVERY), prior)

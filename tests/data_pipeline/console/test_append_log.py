@@ -208,7 +208,7 @@ def test_reading_ends_with_the_file(tmp_path: Path) -> None:
 def test_one_owner_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = RecordLog(path)
-    with pytest.raises(UserError, match="is being written by another run: wait for it, or choose other --shards"):
+    with pytest.raises(UserError, match="is being written by another run: wait for it, or write other files"):
         RecordLog(path)
     log.append(FIRST)
     log.close()
