@@ -22,12 +22,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from functools import cached_property
+from typing import Self, TypeVar
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from data_pipeline.audio.mfcc_distance import SCALE as MFCC_SCALE
 from data_pipeline.audio.mfcc_distance import mfcc_frames, wmfcc_distance
 from data_pipeline.audio.spectrogram import MelAnalysis, centred_frames, is_mono, raised_cosine, relative_decibels
 
@@ -53,32 +55,72 @@ Spectrograms = Sequence[NDArray[np.floating]]
 
 
 class SoundFeatures:
-    """The spectrograms, MFCCs, spectra and envelope that the metrics compare, computed once (3 MB for 4 s).
+    """The spectrograms, MFCCs, spectra and envelope that the metrics compare, each computed once (3 MB for 4 s).
 
-    ``audio`` (C, T) may have any float type. They are computed in ``dtype``: float32 is enough for ranking, and takes
-    about half the time. Raises ValueError if the audio is empty or not finite in float32.
+    ``audio`` (C, T) may have any float type. They are computed in ``dtype``, when they are first needed: float32 is
+    enough for ranking, and takes about half the time. Raises ValueError if the audio is empty or not finite in float32.
     """
+
+    scales: tuple[MelAnalysis, ...] = MSS_SCALES
+    mfcc_scale = MFCC_SCALE
 
     def __init__(self, audio: NDArray[np.floating], dtype: type[np.floating] = np.float64) -> None:
         samples = _checked(audio, dtype)
         self.dtype = dtype
-        mono = samples.mean(axis=0)
         self._shape = samples.shape
-        distinct = samples[:1] if is_mono(samples) else samples  # Equal channels have equal distances.
-        self._spectrograms = mss_spectrograms(distinct)
-        self._mfccs = mfcc_frames(distinct)
-        self._cumulative = _cumulative_spectra(mono)
-        self._envelope = _unit_envelope(mono)
+        # Equal channels have equal distances.
+        self._distinct = samples[:1] if is_mono(samples) else samples
+        self._spectrograms: dict[int, NDArray[np.floating]] = {}
 
-    def compare(self, other: SoundFeatures) -> dict[str, float]:
-        """All four metrics by name; symmetric. Raises ValueError for sounds of unequal shapes."""
+    def compare(self, other: SoundFeatures, samples: int | None = None) -> dict[str, float]:
+        """All four metrics by name; symmetric. Takes and raises what ``parts`` does."""
+        found = dict.fromkeys(METRICS, 0.0)
+        for name, part in self.parts(other, samples):
+            found[name] += part
+        return found
+
+    def parts(self, other: SoundFeatures, samples: int | None = None) -> Iterator[tuple[str, float]]:
+        """Names of metrics and parts of their values, which add up to the values; what is fast to compute comes first.
+
+        With ``samples``, only frames that are centred within the first so many samples count. Decibels stay relative to
+        the whole sound's maximum. Raises ValueError for sounds of unequal shapes.
+        """
         _check_shapes(self._shape, other._shape)
-        return {
-            "mss": spectrogram_distance(self._spectrograms, other._spectrograms),
-            "wmfcc": wmfcc_distance(*_of_equal_width(self._mfccs, other._mfccs)),
-            "sot": float(np.abs(self._cumulative - other._cumulative).mean()),
-            "rms": _cosine(self._envelope, other._envelope),
-        }
+        samples = samples or self._shape[1]
+        first = slice(_frames(samples, RMS_HOP))
+        yield "rms", _cosine(self._envelope[first], other._envelope[first])
+        for number, scale in enumerate(self.scales):
+            first = slice(_frames(samples, scale.hop_length))
+            mine, theirs = self._spectrogram(number)[..., first], other._spectrogram(number)[..., first]
+            yield "mss", float(np.abs(mine - theirs).mean()) / len(self.scales)
+        first = slice(_frames(samples, SOT_HOP))
+        yield "sot", float(np.abs(self._cumulative[first] - other._cumulative[first]).mean())
+        first = slice(_frames(samples, self.mfcc_scale.hop_length))
+        yield "wmfcc", wmfcc_distance(*_of_equal_width(self._mfccs[first], other._mfccs[first]))
+
+    def computed(self) -> Self:
+        """The features, all computed, without the sound: for a target that other processes get."""
+        self.compare(self)
+        self._distinct = self._distinct[:, :0]
+        return self
+
+    def _spectrogram(self, number: int) -> NDArray[np.floating]:
+        if number not in self._spectrograms:
+            self._spectrograms[number] = relative_decibels(self.scales[number].power(self._distinct))
+        return self._spectrograms[number]
+
+    @cached_property
+    def _mfccs(self) -> NDArray[np.floating]:
+        return mfcc_frames(self.mfcc_scale.power(self._distinct))
+
+    @cached_property
+    def _cumulative(self) -> NDArray[np.floating]:
+        mono = self._distinct.mean(axis=0)
+        return cumulative_spectra(np.abs(sot_spectra(mono)))
+
+    @cached_property
+    def _envelope(self) -> NDArray[np.floating]:
+        return _envelope(self._distinct.mean(axis=0))
 
 
 # A sound (C, T), or its features if it is in many pairs.
@@ -143,28 +185,39 @@ def _of_equal_width(
     return np.tile(target, width // target.shape[1]), np.tile(other, width // other.shape[1])
 
 
-def _cumulative_spectra(mono: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Cumulative distributions (F, B) over frequency of the magnitudes of a sound (T,).
+def sot_spectra(signal: NDArray[np.floating]) -> NDArray[np.complexfloating]:
+    """The spectra (F, B) that ``sot`` compares, of a sound (T,)."""
+    frames = centred_frames(signal, len(SOT_WINDOW), SOT_HOP) * SOT_WINDOW.astype(signal.dtype)
+    spectra: NDArray[np.complexfloating] = np.asarray(scipy.fft.rfft(frames, axis=-1, overwrite_x=True))
+    return spectra
+
+
+def cumulative_spectra(magnitudes: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Cumulative distributions (F, B) over frequency of magnitudes (F, B), which are replaced.
 
     In one dimension the transport distance of two distributions is the area between their cumulative distributions.
     """
-    window = SOT_WINDOW.astype(mono.dtype)
-    magnitudes = np.abs(scipy.fft.rfft(centred_frames(mono, len(window), SOT_HOP) * window, axis=-1))
     magnitudes /= np.maximum(magnitudes.sum(axis=-1, keepdims=True), SOT_LEAST_SUM)
     return np.cumsum(magnitudes, axis=-1, out=magnitudes)
 
 
-def _unit_envelope(mono: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Root mean squares (F,) of the frames of a sound (T,), as a vector of length 1; zeros for silence."""
+def _envelope(mono: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Root mean squares (F,) of the frames of a sound (T,), relative to its peak; zeros for silence."""
     peak = np.abs(mono).max() or 1.0  # float64 cannot hold the squares of the faintest samples.
-    envelope = np.sqrt(centred_frames(np.square(mono / peak), RMS_LENGTH, RMS_HOP).mean(axis=-1))
-    return envelope / (np.sqrt(np.square(envelope).sum()) or 1.0)
+    return np.sqrt(centred_frames(np.square(mono / peak), RMS_LENGTH, RMS_HOP).mean(axis=-1))
 
 
 def _cosine(target: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    if not target.any() and not other.any():
+    """The cosine similarity of two envelopes (F,): 1 for two silent ones, 0 for one."""
+    lengths = [float(np.sqrt(np.square(envelope).sum())) for envelope in (target, other)]
+    if not any(lengths):
         return 1.0
-    return float((target * other).sum())
+    return float((target / (lengths[0] or 1.0) * (other / (lengths[1] or 1.0))).sum())
+
+
+def _frames(samples: int, hop: int) -> int:
+    """The number of frames that are centred no later than the end of so many samples."""
+    return 1 + samples // hop
 
 
 def _checked(audio: NDArray[np.floating], dtype: type[np.floating] = np.float64) -> NDArray[np.floating]:

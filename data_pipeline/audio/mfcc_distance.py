@@ -23,9 +23,8 @@ N_MFCC = 20
 SCALE = MelAnalysis(n_fft=2205, hop_length=441, n_mels=128, window_mean=0.5)
 
 
-def mfcc_frames(audio: NDArray[np.floating]) -> NDArray[np.floating]:
-    """MFCC frames (F, 20 C) of a sound (C, T) at 44.1 kHz, one channel's coefficients after the other's."""
-    power = SCALE.power(audio)
+def mfcc_frames(power: NDArray[np.floating]) -> NDArray[np.floating]:
+    """MFCC frames (F, 20 C) of mel power (C, M, F), as ``SCALE`` gives it, one channel's after the other's."""
     # The first coefficient is the level: the decibels must be absolute.
     loudest = 10.0 * np.log10(max(power.max(), MIN_POWER))
     decibels = relative_decibels(power) + loudest

@@ -72,11 +72,16 @@ def local_root(root: str) -> Path:
 
 def cache_folder(location: Location, kind: str) -> Path:
     """The local folder for files of a URL: below $SYNTHJAX_CACHE or ~/.cache/synthjax, named after the URL."""
+    name = location.url.rpartition("/")[2]
+    return cache_root(location.url) / kind / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
+
+
+def cache_root(url: str) -> Path:
+    """$SYNTHJAX_CACHE or ~/.cache/synthjax. Raises UserError if there is no such folder for files of ``url``."""
     base = os.path.expanduser(os.environ.get(CACHE) or DEFAULT_CACHE)
     if base.startswith("~"):
-        raise UserError(f"files of {location.url} need a folder here: set {CACHE} (this user has no home folder)")
-    name = location.url.rpartition("/")[2]
-    return Path(base) / kind / f"{name}-{hashlib.sha256(location.url.encode()).hexdigest()[:8]}"
+        raise UserError(f"files of {url} need a folder here: set {CACHE} (this user has no home folder)")
+    return Path(base)
 
 
 def _has_size(target: LocalFolder, entry: Entry) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,26 +32,32 @@ MAX_SAMPLE = float(np.finfo(np.float16).max)
 
 KeyT = TypeVar("KeyT")
 
+Measure = Callable[[Audio], Any]
+"""A function of a sound (2, 176400) that a worker calls. It must be picklable."""
+
 
 @dataclass(frozen=True, eq=False)
 class RenderedPatch(Generic[KeyT]):
     """The sound (2, 176400) of the row that was given with ``key``, or None and the ``fault`` that prevented it.
 
-    ``preset`` is the patch as a ``.vstpreset``, if it was asked for and the synthesizer is a plugin.
+    ``preset`` is the patch as a ``.vstpreset``, if it was asked for and the synthesizer is a plugin. ``measured`` is
+    the result of the function that was given as ``measure``; the sound is left out then.
     """
 
     key: KeyT
     audio: Audio | None
     fault: str = ""
     preset: bytes | None = None
+    measured: Any = None
 
 
 @dataclass(frozen=True, eq=False)
 class PatchBatch(Batch):
-    """The rows (W,) of a batch's indices. ``presets`` asks for their presets too."""
+    """The rows (W,) of a batch's indices. ``presets`` asks for their presets too, ``measure`` for its results only."""
 
     rows: tuple[NDArray[np.float64], ...] = field(kw_only=True)
     presets: bool = False
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,13 @@ class PatchBatchRenderer:
             if (index, 0) in batch.forbidden:
                 continue
             announce((index, 0))
-            rendered.append(self._render(index, row, batch.presets))
+            rendered.append(self._render(index, row, batch))
             if batch.verify_each:
                 self._synth.verify()
         self._synth.verify()
         return tuple(rendered)
 
-    def _render(self, index: int, row: NDArray[np.float64], with_preset: bool) -> RenderedPatch[int]:
+    def _render(self, index: int, row: NDArray[np.float64], batch: PatchBatch) -> RenderedPatch[int]:
         try:
             values = self._spec.decode(row)
         except ValueError as error:
@@ -105,7 +111,10 @@ class PatchBatchRenderer:
             return RenderedPatch(index, None, f"audio of shape {audio.shape}, not {AUDIO_SHAPE}")
         if not np.abs(audio).max() <= MAX_SAMPLE:  # The maximum is NaN where any sample is NaN.
             return RenderedPatch(index, None, "non-finite audio")
-        return RenderedPatch(index, audio, preset=self._synth.preset() if with_preset else None)
+        preset = self._synth.preset() if batch.presets else None
+        if batch.measure:
+            return RenderedPatch(index, None, preset=preset, measured=batch.measure(audio))
+        return RenderedPatch(index, audio, preset=preset)
 
 
 class PatchRenderer:
@@ -144,20 +153,23 @@ class PatchRenderer:
         for _ in self._rendered([PatchBatch((), rows=())]):
             pass
 
-    def render(self, rows: Iterable[tuple[KeyT, ArrayLike]], *, presets: bool = False) -> Iterator[RenderedPatch[KeyT]]:
+    def render(
+        self, rows: Iterable[tuple[KeyT, ArrayLike]], *, presets: bool = False, measure: Measure | None = None
+    ) -> Iterator[RenderedPatch[KeyT]]:
         """Renders pairs of a key and a row (W,), and yields each patch when it is done, in any order.
 
         Rows are taken as they are needed. Any real row is a patch (``ParamSpec.decode``). A patch that cannot be
         rendered has a fault: NaN or a wrong number of columns, audio that is not finite, or three workers that died,
-        hung or drifted over it. ``presets`` asks for ``.vstpreset`` files too.
+        hung or drifted over it. ``presets`` asks for ``.vstpreset`` files too. ``measure`` is called with each sound in
+        the worker that rendered it, and its result comes instead of the sound.
 
         Only one call may run at a time. The next call may follow before the first is exhausted. After an exception,
         Ctrl-C included, the next call starts new workers. Raises UserError where no worker can do the work.
         """
         keys: dict[int, KeyT] = {}
-        for patch in self._rendered(self._batches(rows, keys, presets)):
+        for patch in self._rendered(self._batches(rows, keys, presets=presets, measure=measure)):
             if patch.key in keys:  # Else it belongs to an earlier call that was not exhausted.
-                yield RenderedPatch(keys.pop(patch.key), patch.audio, patch.fault, patch.preset)
+                yield RenderedPatch(keys.pop(patch.key), patch.audio, patch.fault, patch.preset, patch.measured)
         if keys:
             raise RuntimeError("another call of render has taken this one's patches")
 
@@ -195,7 +207,7 @@ class PatchRenderer:
             self._rejections.append(loss.rejection)
 
     def _batches(
-        self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT], presets: bool
+        self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT], **asked: Any
     ) -> Iterator[PatchBatch]:
         """The rows in batches; the last rows are shared evenly among the workers. Adds the key of each index."""
         source = iter(rows)
@@ -207,4 +219,4 @@ class PatchRenderer:
                 keys.update(zip(indices, (key for key, _ in part), strict=True))
                 # Workers cannot unpickle arrays of JAX; decoding is in float64 anyway.
                 arrays = tuple(np.asarray(row, np.float64) for _, row in part)
-                yield PatchBatch(indices, rows=arrays, presets=presets)
+                yield PatchBatch(indices, rows=arrays, **asked)

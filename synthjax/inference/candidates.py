@@ -1,4 +1,4 @@
-"""Several candidates for one sound: their scores, their medoid, and how far they differ.
+"""Several candidates for one sound: their medoid, and how far they differ.
 
 Shapes: K candidates, W row width.
 """
@@ -6,20 +6,14 @@ Shapes: K candidates, W row width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.audio.metrics import HIGHER_IS_BETTER
 from data_pipeline.params.kinds import Categorical
 from data_pipeline.params.spec import ParamSpec
 
 Rows = Float[np.ndarray, "K W"]
-
-# The score of a candidate is the sum of its distances, weighted so that each counts about alike. Without RMS, short
-# sounds at wrong times would come first; without SOT, refinement raises it.
-WEIGHTS = {"mss": 1.0, "wmfcc": 0.5, "sot": 10.0, "rms": 10.0}
 
 
 def medoid(rows: Rows) -> int:
@@ -30,17 +24,6 @@ def medoid(rows: Rows) -> int:
     rows = rows.clip(0.0, 1.0)
     # The candidate nearest to the mean has the least sum of squared distances.
     return int(np.square(rows - rows.mean(axis=0)).sum(axis=1).argmin())
-
-
-def score(distances: Mapping[str, float]) -> float:
-    """The score that ranks candidates and that refinement lowers: a weighted sum of audio distances, by ``WEIGHTS``.
-
-    A metric from 0 to 1 that is better when higher counts as 1 minus its value.
-    """
-    return sum(
-        weight * (1.0 - distances[name] if name in HIGHER_IS_BETTER else distances[name])
-        for name, weight in WEIGHTS.items()
-    )
 
 
 def spread(rows: Rows, spec: ParamSpec) -> dict[str, float]:

@@ -10,6 +10,7 @@ Shapes: S sounds, K candidates, W row width, T = 176400 samples.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,14 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.audio.coarse_features import CoarseFeatures
 from data_pipeline.audio.mel import mel_spectrogram
-from data_pipeline.audio.metrics import SoundFeatures, measure_pairs
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import instrument
-from synthjax.inference.candidates import medoid, score, spread
+from synthjax.inference.candidates import medoid, spread
 from synthjax.inference.refine import Budget, refine
+from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
 from synthjax.retrieval.search import Library
 from synthjax.runs import cloud_runs
@@ -48,7 +50,7 @@ class Candidate:
       row: (W,); as sampled if the model drew it: not clipped, not rounded.
       origin: where it is from: the model, or a row of the library.
       audio: the render (2, T); None without a renderer, and where the patch could not be rendered.
-      distances: the audio metrics to the target by name; empty without ``audio``.
+      distances: ``Target.distances`` of the render; empty without ``audio``.
       score: ranks the candidates; lower is better. None without ``audio``.
       fault: why the patch could not be rendered.
     """
@@ -89,14 +91,22 @@ class Predictor:
     """A trained model, a library, or both, which propose candidates, and a renderer, which ranks them by sound."""
 
     def __init__(
-        self, model: Model | None, renderer: PatchRenderer | None = None, library: Library | None = None
+        self,
+        model: Model | None,
+        renderer: PatchRenderer | None = None,
+        library: Library | None = None,
+        *,
+        sounding: bool = True,
     ) -> None:
-        """Raises ValueError without model and library, or if both are of different specs."""
+        """``sounding``: the time in which a target sounds counts beside the whole 4 s, as ``scoring`` says.
+
+        Raises ValueError without model and library, or if both are of different specs.
+        """
         specs = [one.spec for one in (model, library) if one]
         if not specs or any(spec.content_hash != specs[0].content_hash for spec in specs):
             raise ValueError("candidates need a model or a library, of one spec")
         self.spec = specs[0]
-        self.model, self.renderer, self.library = model, renderer, library
+        self.model, self.renderer, self.library, self.sounding = model, renderer, library, sounding
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, *, renderer: PatchRenderer | None = None, **settings: Any) -> Predictor:
@@ -137,19 +147,21 @@ class Predictor:
             rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
             for found, drawn in zip(proposed, rows, strict=True):
                 found += map(Candidate, drawn)
-        ranked = self.rank(sounds, proposed)
-        return [replace(one, candidates=one.candidates[:candidates]) for one in ranked]
+        return self.rank(sounds, proposed, candidates)
 
     def rank(
-        self, sounds: Sequence[NDArray[np.floating]], candidates: Sequence[Sequence[Candidate]]
+        self,
+        sounds: Sequence[NDArray[np.floating]],
+        candidates: Sequence[Sequence[Candidate]],
+        keep: int | None = None,
     ) -> list[Prediction]:
-        """Predictions of given candidates for each sound (2, T), ordered by sound if there is a renderer."""
+        """Predictions of given candidates for each sound (2, T), ordered by sound if there is a renderer.
+
+        The first ``keep`` are kept (default: all).
+        """
         if self.renderer is None:
-            return [self._unheard(proposed) for proposed in candidates]
-        features = [SoundFeatures(sound) for sound in sounds]
-        targets = [target for target, few in zip(features, candidates, strict=True) for _ in few]
-        found = iter(self._render(targets, [one for few in candidates for one in few]))
-        return [self._ordered([next(found) for _ in few]) for few in candidates]
+            return [self._unheard(proposed, keep) for proposed in candidates]
+        return [self._heard(sound, proposed, keep) for sound, proposed in zip(sounds, candidates, strict=True)]
 
     def refine(
         self, sound: NDArray[np.floating], prediction: Prediction, budget: Budget, *, seed: int | None = None
@@ -159,14 +171,18 @@ class Predictor:
         Returns the prediction, with the patch that was found in front if it is better, and whether Ctrl-C ended the
         search. Raises UserError without a renderer.
         """
-        if self.renderer is None:
+        renderer = self.renderer
+        if renderer is None:
             raise UserError("refinement searches by sound, which needs a renderer")
-        played = instrument(self.renderer.synth.synth)
-        target = SoundFeatures(sound, np.float32)
+        played = instrument(renderer.synth.synth)
+        target = Target.of(sound, sounding=self.sounding, features=CoarseFeatures)
 
-        def scores(tried: NDArray[np.floating]) -> NDArray[np.float64]:
-            rendered = self._render([target] * len(tried), [Candidate(row) for row in tried])
-            return np.array([math.inf if one.score is None else one.score for one in rendered])
+        def scores(rows: NDArray[np.floating], limit: float) -> NDArray[np.float64]:
+            found = np.full(len(rows), math.inf)
+            for patch in renderer.render(enumerate(rows), measure=ScoreOf(target, limit)):
+                if patch.measured is not None:
+                    found[patch.key] = patch.measured
+            return found
 
         found = refine(
             np.stack([candidate.row for candidate in prediction.candidates]),
@@ -180,42 +196,43 @@ class Predictor:
         if not found.score < found.start_score:
             return prediction, found.interrupted
         origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
-        [rendered] = self._render([SoundFeatures(sound)], [Candidate(found.row.astype(np.float32), origin)])
+        rendered = self._heard(sound, [Candidate(found.row.astype(np.float32), origin)]).best
         # The score of the search may be a mean over several renders. That of a single render depends on chance.
         refined = replace(rendered, score=found.score)
         return Prediction(self.spec, (refined, *prediction.candidates), REFINED), found.interrupted
 
-    def _render(self, targets: Sequence[SoundFeatures], candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Renders candidates and measures each against its own target."""
-        renderer = self.renderer
-        assert renderer is not None
-        found: dict[int, Candidate] = {}
+    def _heard(
+        self, sound: NDArray[np.floating], candidates: Sequence[Candidate], keep: int | None = None
+    ) -> Prediction:
+        """Renders candidates and orders them by sound, those that could not be rendered last.
 
-        def pairs() -> Iterator[tuple[int, SoundFeatures, NDArray[np.float32]]]:
-            for patch in renderer.render((number, one.row) for number, one in enumerate(candidates)):
-                found[patch.key] = replace(candidates[patch.key], audio=patch.audio, fault=patch.fault)
-                if patch.audio is not None:
-                    yield patch.key, targets[patch.key], patch.audio
+        Coarse scores choose those that are kept. Only these are measured exactly.
+        """
+        coarse = Target.of(sound, sounding=self.sounding, features=CoarseFeatures)
+        scored = self._scored(coarse, candidates)
+        kept = heapq.nsmallest(keep or len(candidates), scored, key=lambda one: (_order(one[1]), one[0]))
+        target = Target.of(sound, sounding=self.sounding)
+        measured = [_measured(candidate, target) for _, candidate in kept]
+        if all(candidate.score is None for candidate in measured):
+            return self._unheard(measured)
+        return Prediction(self.spec, tuple(sorted(measured, key=_order)), BY_SOUND if len(candidates) > 1 else ONLY)
 
-        for index, distances in measure_pairs(pairs(), renderer.workers):
-            found[index] = replace(found[index], distances=distances, score=score(distances))
-        return [found[index] for index in range(len(candidates))]
+    def _scored(self, target: Target, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate]]:
+        """The rendered candidates with their numbers, in any order."""
+        assert self.renderer is not None
+        rows = ((number, candidate.row) for number, candidate in enumerate(candidates))
+        for patch in self.renderer.render(rows, measure=ScoredSound(target)):
+            points, audio = patch.measured or (None, None)
+            yield patch.key, replace(candidates[patch.key], audio=audio, score=points, fault=patch.fault)
 
-    def _ordered(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Orders by sound, candidates that could not be rendered last."""
-        if all(candidate.score is None for candidate in candidates):
-            return self._unheard(candidates)
-        order = sorted(candidates, key=lambda candidate: (candidate.score is None, candidate.score or 0.0))
-        return Prediction(self.spec, tuple(order), BY_SOUND if len(order) > 1 else ONLY)
-
-    def _unheard(self, candidates: Sequence[Candidate]) -> Prediction:
+    def _unheard(self, candidates: Sequence[Candidate], keep: int | None = None) -> Prediction:
         """Without renders, the library's nearest is first; without a library, the medoid."""
         first, chosen = candidates[0], BY_INDEX
         if self.library is None:
             first = candidates[medoid(np.stack([candidate.row for candidate in candidates]))]
             chosen = BY_MEDOID if len(candidates) > 1 else ONLY
         others = (candidate for candidate in candidates if candidate is not first)
-        return Prediction(self.spec, (first, *others), chosen)
+        return Prediction(self.spec, (first, *others)[:keep], chosen)
 
     def about(self, seed: int | None) -> dict[str, Any]:
         """Checkpoint, seed and sampler of the answers, as JSON values."""
@@ -228,3 +245,16 @@ class Predictor:
         if seed is None:
             return self.model.config.seed if self.model else 0
         return seed
+
+
+def _order(candidate: Candidate) -> float:
+    """The score; infinity for a candidate that could not be rendered."""
+    return math.inf if candidate.score is None else candidate.score
+
+
+def _measured(candidate: Candidate, target: Target) -> Candidate:
+    """A candidate with its distances and its score in the precision of the target."""
+    if candidate.audio is None:
+        return candidate
+    distances = target.distances(candidate.audio)
+    return replace(candidate, distances=distances, score=score(distances))

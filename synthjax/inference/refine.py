@@ -47,8 +47,11 @@ TIME_STEP = 0.02
 
 Rows = NDArray[np.float64]
 Scores = NDArray[np.float64]
-Score = Callable[[Rows], Scores]
-"""Gives rows (P, W) their audio distances (P,); lower is better, inf is a row that cannot be rendered."""
+Score = Callable[[Rows, float], Scores]
+"""Gives rows (P, W) their scores (P,), and takes a limit; lower is better, inf is a row that cannot be rendered.
+
+The score of a row beyond the limit may be any number beyond the limit: such a row will not live on.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def refine(
         if scorer.has_room_for(len(rows) - 1 + reserve):
             population.add(rows[1:], scorer(rows[1:]))
             while scorer.has_room_for(CHILDREN + reserve):
-                population.add(children := population.children(), scorer(children))
+                population.add(children := population.children(), scorer(children, population.limit))
             finalists = population.rows[:FINALISTS] if not exact else population.rows[:1]
             means = population.scores[:1]
             if not exact:
@@ -129,9 +132,9 @@ class _Scorer:
         self._begin = monotonic()
         self._row_seconds = 0.0
 
-    def __call__(self, rows: Rows) -> Scores:
+    def __call__(self, rows: Rows, limit: float = math.inf) -> Scores:
         begin = monotonic()
-        scores = np.asarray(self._score(rows), np.float64)
+        scores = np.asarray(self._score(rows, limit), np.float64)
         self.evaluations += len(rows)
         self._row_seconds = (monotonic() - begin) / max(1, len(rows))
         return scores
@@ -149,6 +152,11 @@ class _Population:
         self.rows, self.scores = rows, scores
         self._moves = moves
         self._parents: list[tuple[int | None, float]] = []
+
+    @property
+    def limit(self) -> float:
+        """A child with a score beyond this does not live on."""
+        return float(self.scores[-1]) if len(self.rows) == MEMBERS else math.inf
 
     def children(self) -> Rows:
         """A generation of children (P, W)."""

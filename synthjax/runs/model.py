@@ -5,7 +5,7 @@ Shapes: B batch, N sounds, K draws for each sound, W row width, C channels, M me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from synthjax.methods.examples import Batch, HostBatch, from_model_scale
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.task import KOscTask, SpectrogramTask, Task
 from synthjax.runs.architecture import Architecture
+from synthjax.runs.bundles import Bundle
 from synthjax.runs.checkpoints import Checkpoints
 from synthjax.runs.workdir import Workdir
 
@@ -97,15 +98,39 @@ class Model:
           UserError: if the workdir holds no run or not that checkpoint, or for a value that the sampler cannot use.
         """
         config = workdir.read_config()
+        task, stats = _task_of(config, workdir)
+
+        def restore(abstract: Any) -> tuple[int, Any]:
+            weights = "ema" if use_ema else "params"
+            with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+                step = checkpoints.resolve(checkpoint)
+                return step, checkpoints.restore(step, {weights: abstract})[weights]
+
+        return cls._with(config, task, stats, restore, sampling)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, **sampling: Any) -> Model:
+        """The model in a bundle; ``sampling`` as in ``load``. Raises UserError if the bundle's parts do not fit."""
+        config, stats = bundle.config(), bundle.stats()
+        task = SpectrogramTask(bundle.spec, stats.mean.shape, config.data.min_std_db)
+        step = int(bundle.about["checkpoint"])
+        return cls._with(config, task, stats, lambda abstract: (step, bundle.params(abstract)), sampling)
+
+    @classmethod
+    def _with(
+        cls,
+        config: ml_collections.ConfigDict,
+        task: Task,
+        stats: MelStats | None,
+        restore: Callable[[Any], tuple[int, Any]],
+        sampling: Mapping[str, Any],
+    ) -> Model:
+        """The model whose step and weights ``restore`` reads, placed as an abstract tree says."""
         changes = {name: value for name, value in sampling.items() if value is not None}
         config.sampling.update(asdict(replace(Sampling.from_config(config.sampling), **changes)))
-        task, stats = _task_of(config, workdir)
         architecture = Architecture.create(config, task)
         mesh = _mesh(config.mesh)
-        weights = "ema" if use_ema else "params"
-        with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
-            step = checkpoints.resolve(checkpoint)
-            params = checkpoints.restore(step, {weights: architecture.abstract_params(mesh)})[weights]
+        step, params = restore(architecture.abstract_params(mesh))
         sampler = jit_sampler(architecture, mesh, Sampling.from_config(config.sampling))
         stats = jax.device_put(stats, sharding.replicated(mesh))
         return cls(config, task, step, mesh, params, stats, sampler)

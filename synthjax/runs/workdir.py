@@ -163,10 +163,7 @@ class Workdir:
         """The run's config, from config.json; no Python code is run. Raises UserError if it cannot be read."""
         if not self.config.is_file():
             raise UserError(f"no config.json under {self.path}: give the --workdir of a training run")
-        try:
-            return ml_collections.ConfigDict(_with_later_keys(_read_json(self.config)))
-        except (AttributeError, TypeError, ValueError) as error:  # Keys that a ConfigDict does not allow.
-            raise UserError(f"{self.config} is not a config: {error}") from error
+        return config_of(_read_json(self.config), str(self.config))
 
     def read_spec(self) -> ParamSpec:
         """The run's parameter spec."""
@@ -198,6 +195,14 @@ def _read_json(path: Path) -> Any:
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a JSON object")
     return data
+
+
+def config_of(content: dict[str, Any], name: str) -> ml_collections.ConfigDict:
+    """The config that a config.json called ``name`` holds. Raises UserError for what is no config."""
+    try:
+        return ml_collections.ConfigDict(_with_later_keys(content))
+    except (AttributeError, TypeError, ValueError) as error:  # Keys that a ConfigDict does not allow.
+        raise UserError(f"{name} is not a config: {error}") from error
 
 
 def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:

@@ -262,6 +262,18 @@ def test_what_cannot_be_rendered_has_no_preset(start: Start) -> None:
         assert [renderer.preset(row(BAD)), renderer.preset(row(tone=np.nan))] == [None, None]
 
 
+def test_a_worker_measures_its_sounds(start: Start) -> None:
+    given = [*rows(3), row(tone=np.nan)]
+    with start(2) as renderer:
+        heard = by_key(renderer.render(enumerate(given)))
+        found = {patch.key: patch for patch in renderer.render(enumerate(given), measure=np.max)}
+    for key in range(3):
+        assert found[key].audio is None
+        assert found[key].measured == np.max(heard[key].audio)
+    assert found[3].measured is None
+    assert found[3].fault == heard[3].fault != ""
+
+
 def test_rows_are_taken_as_they_are_needed(start: Start) -> None:
     taken = itertools.count()
     with start(2) as renderer:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any
-
 import numpy as np
 import pytest
 
-from data_pipeline.audio.metrics import SoundFeatures
 from data_pipeline.params.kinds import Categorical, Continuous, Discrete, NoteDuration
-from data_pipeline.params.spec import ParamSpec, load_spec
-from data_pipeline.synths.protocol import NOTE_TIMES
-from data_pipeline.synths.subtractive import Subtractive
-from synthjax.inference.candidates import medoid, score, spread
+from data_pipeline.params.spec import ParamSpec
+from synthjax.inference.candidates import medoid, spread
 
 SPEC = ParamSpec(
     "tiny",
@@ -38,25 +32,6 @@ def test_the_medoid_sees_what_decoding_sees() -> None:
     rows = np.array([[0.0, 1.0], [0.0, 30.0], [0.0, 0.9], [0.9, 0.0]])
     assert medoid(rows) == brute_force_medoid(rows.clip(0, 1)) == 2
     assert brute_force_medoid(rows) == 0
-
-
-def test_the_score_is_the_weighted_sum() -> None:
-    assert score({"mss": 2.0, "wmfcc": 6.0, "sot": 0.25, "rms": 0.75}) == 10.0
-    assert score({"mss": 0.0, "wmfcc": 0.0, "sot": 0.0, "rms": 1.0}) == 0.0
-
-
-def test_a_short_sound_at_another_time_does_not_come_first() -> None:
-    """Another patch is nearer in the target's time than for a moment outside of it."""
-    synth, spec = Subtractive(), load_spec("subtractive")
-    patches = [spec.decode(row) for row in spec.sample(0, range(13), [0] * 13)]
-
-    def sound(patch: dict[str, Any], start: float, end: float) -> SoundFeatures:
-        return SoundFeatures(synth.render({**patch, NOTE_TIMES: (start, end)}))
-
-    for target, other in pairwise(patches):
-        heard = sound(target, 0.5, 2.5)
-        in_time, elsewhere = (score(heard.compare(sound(other, *times))) for times in ((0.5, 2.5), (0.1, 0.3)))
-        assert in_time < elsewhere
 
 
 def test_spread_of_numbers_and_categories() -> None:

@@ -41,7 +41,7 @@ class Bench:
         self.batches: list[NDArray] = []
         self.interrupt_at: int | None = None
 
-    def __call__(self, rows: NDArray) -> NDArray:
+    def __call__(self, rows: NDArray, limit: float) -> NDArray:
         if len(self.batches) == self.interrupt_at:
             raise KeyboardInterrupt
         self.batches.append(rows.copy())
