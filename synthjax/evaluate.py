@@ -9,13 +9,19 @@ targets are renders of the true patches too. It adds per_sample.csv and report.h
 evaluation that was interrupted goes on where it stopped: measurements.partial keeps the measurements. A folder that
 holds another evaluation is refused.
 
---dataset=FOLDER measures on sound files instead of a split, by sound alone. For a run of the k-osc task, evaluate draws
---rows of the split and writes metrics.json and per_sample.csv, with the metrics of random answers beside the model's.
+--targets=drawn, or --targets=FOLDER of sounds or preset files, compares ways of answering by sound alone, at equal
+numbers of renders (--candidates): random rows, the nearest of a library (--library), the draws of a model (--workdir),
+both together, and all of that refined (--refine, --refine_evaluations). --bundle names a model, a library or both.
+
+For a run of the k-osc task, evaluate draws --rows of the split and writes metrics.json and per_sample.csv, with the
+metrics of random answers beside the model's.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from data_pipeline.audio.sound_files import LoadedSound
 from data_pipeline.cloud.urls import is_url
 from data_pipeline.console import cli
 from data_pipeline.console.atomic import make_folder
@@ -30,7 +37,6 @@ from data_pipeline.shards.reader import AUDIO, PARAM_ARRAY
 from data_pipeline.shards.splits import SPLITS
 from synthjax.cluster import distributed, jax_settings
 from synthjax.evaluation.audio import Predictions, audio_figures, measure_sounds
-from synthjax.evaluation.foreign_sounds import ForeignSounds
 from synthjax.evaluation.predictions import PREDICTIONS_FILE, read_predictions, write_predictions
 from synthjax.evaluation.split import k_osc_figures, parameter_lines, sample_split
 from synthjax.evaluation.table import (
@@ -39,19 +45,27 @@ from synthjax.evaluation.table import (
     Figures,
     Table,
     print_table,
+    summaries,
     tabulate,
     write_csv,
     write_samples,
     write_table,
 )
-from synthjax.inference import renderer_flags
+from synthjax.evaluation.targets import drawn_targets, targets_in
+from synthjax.evaluation.ways import Answers, Settings, differences, measure_ways, side_by_side, way_figures
+from synthjax.inference import candidate_flags, renderer_flags
+from synthjax.inference.predictor import Predictor
 from synthjax.metrics.parameters import row_metrics
+from synthjax.report.entries import described
 from synthjax.report.evaluation import write_evaluation_report
+from synthjax.report.prediction import prediction_report
 from synthjax.runs import model_flags
 from synthjax.runs.model import Model
 from synthjax.runs.workdir import fixed_digest
 from synthjax.tasks.batches import open_split
 from synthjax.tasks.shards import first_rows_digest
+
+K_OSC_ROWS, DRAWN_ROWS = 2048, 100
 
 Finish = Callable[[], int]
 """The part of an evaluation that needs no accelerator. It returns the command's exit code."""
@@ -62,8 +76,10 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: evaluate takes flags only")
     f = flags.FLAGS
-    if f.dataset and not f.render:
-        raise cli.UserError("--dataset has sounds without parameters, which only --render can measure")
+    if f.targets:
+        return evaluate_targets()
+    if not f.workdir:
+        raise cli.UserError("name a training run with --workdir, or targets with --targets")
     if is_url(f.workdir) and not f.output:
         raise cli.UserError("the run lies in a cloud: say where to write with --output=FOLDER")
     with distributed.joined():
@@ -71,13 +87,51 @@ def main(argv: list[str]) -> int:
         model = model_flags.load_model()
         if f.render and distributed.is_main():
             renderer_flags.probe_renderer(model.spec)  # Before sampling, which may take hours.
-        if model.task.spec is None:
-            finish = _evaluate_k_osc(model)
-        else:
-            finish = _evaluate_folder(model) if f.dataset else _evaluate_split(model)
+        finish = _evaluate_k_osc(model) if model.task.spec is None else _evaluate_split(model)
         main_process = distributed.is_main()
     # The rest may take hours and needs one process only: the others end here.
     return finish() if main_process else 0
+
+
+def evaluate_targets() -> int:
+    """Compares ways of answering on --targets; returns the command's exit code."""
+    f = flags.FLAGS
+    jax_settings.apply()
+    distributed.require_devices()
+    model, library = candidate_flags.load()
+    [spec, *_] = [one.spec for one in (model, library) if one]
+    output = Path(f.output or "evaluation")
+    make_folder(output)
+    with renderer_flags.start_renderer(spec) as renderer:
+        if f.targets == "drawn":
+            targets = drawn_targets(spec, f.rows or DRAWN_ROWS, f.prior, renderer, output / "targets")
+        else:
+            targets = targets_in(Path(f.targets), spec, renderer)
+        predictor = Predictor(model, renderer, library, sounding=targets.outside)
+        settings = Settings(f.candidates, f.prior, candidate_flags.budget())
+        about = {
+            **targets.about,
+            **predictor.about(None),
+            **candidate_flags.about(),
+            "synth": f"{renderer.synth_name} {renderer.synth_version}",
+        }
+        with prediction_report(output / "report.html", described(about), len(targets.names)) as add_to_report:
+
+            def report(index: int, answers: Answers) -> None:
+                add_to_report(targets.names[index], LoadedSound(targets.audio(index), ()), side_by_side(answers))
+
+            results = measure_ways(predictor, targets, settings, output / "measurements.partial", about, report)
+    figures = way_figures(results)
+    paired = differences(figures)
+    table = _tabulate(output, about, len(results), figures)
+    print("\ndifferences, paired by target")
+    print_table(replace(table, metrics=paired))
+    write_table(output / METRICS_FILE, replace(table, details={"differences": summaries(paired)}))
+    write_samples(output / "per_sample.csv", targets.names, figures)
+    for fault in targets.faults:
+        print(f"left out: {fault}", file=sys.stderr)
+    print(f"wrote {METRICS_FILE}, per_sample.csv and report.html to {output}")
+    return 1 if targets.faults else 0
 
 
 def _evaluate_split(model: Model) -> Finish:
@@ -116,36 +170,14 @@ def _evaluate_split(model: Model) -> Finish:
 def _evaluate_k_osc(model: Model) -> Finish:
     """Measures drawn rows of the k-osc task with all processes."""
     f = flags.FLAGS
-    output = _output(f.split, model)
-    figures = k_osc_figures(model, f.split, f.rows)
+    output, rows = _output(f.split, model), f.rows or K_OSC_ROWS
+    figures = k_osc_figures(model, f.split, rows)
 
     def finish() -> int:
-        _tabulate(output, {"split": f.split, **_about(model)}, f.rows, figures)
-        write_samples(output / "per_sample.csv", [f"{f.split} {index}" for index in range(f.rows)], figures)
+        _tabulate(output, {"split": f.split, **_about(model)}, rows, figures)
+        write_samples(output / "per_sample.csv", [f"{f.split} {index}" for index in range(rows)], figures)
         print(f"wrote {METRICS_FILE} and per_sample.csv to {output}")
         return 0
-
-    return finish
-
-
-def _evaluate_folder(model: Model) -> Finish:
-    """Samples the sounds of --dataset with all processes."""
-    f = flags.FLAGS
-    sounds = ForeignSounds.find(Path(f.dataset))
-    output = _output(Path(f.dataset).resolve().name, model)
-    about = {
-        "dataset": str(Path(f.dataset).resolve()),
-        "rows": len(sounds.paths),
-        "data": sounds.digest[:12],
-        **_about(model),
-    }
-    predicted = _rows(output, about, model, lambda: sounds.sample(model), reuse=True)
-
-    def finish() -> int:
-        write_predictions(output, about, predicted, model.spec)
-        predictions = Predictions(model.spec, sounds.names, predicted, sounds.load, None)
-        _measure_sounds(predictions, output, about, {})
-        return sounds.report_faults()
 
     return finish
 
@@ -218,15 +250,25 @@ def _about(model: Model) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    model_flags.define()
+    model_flags.define(required=False)
+    candidate_flags.define(candidates=64)
     flags.DEFINE_enum("split", "test", SPLITS, "Split to measure on.")
     flags.DEFINE_bool("allow_external", False, "Read shards that lie outside the data set's parent folder.")
-    flags.DEFINE_integer("rows", 2048, "How many rows of the k-osc task to draw.", lower_bound=1)
+    flags.DEFINE_integer(
+        "rows", None, "Rows to draw: of the k-osc task (2048), or for --targets=drawn (100).", lower_bound=1
+    )
     flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS].")
     flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
-    flags.DEFINE_string("dataset", None, "Folder of sounds from elsewhere to measure on, instead of a split.")
     flags.DEFINE_integer(
         "report_sounds", 50, "Sounds in report.html, evenly from the best to the worst.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "targets", None, "Compare ways of answering: drawn, or a folder of sounds or preset files. Instead of a split."
+    )
+    flags.DEFINE_string(
+        "prior",
+        "",
+        "--targets: folder of preset files, whose mixtures are the random rows, and the rows of --targets=drawn.",
     )
     renderer_flags.define()
     distributed.define()

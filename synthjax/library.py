@@ -5,6 +5,8 @@
     python -m synthjax.library search INDEX SOUND... [--count=8]
     python -m synthjax.library info INDEX
 
+``search`` and ``info`` also take --bundle=NAME instead of INDEX.
+
 ``build`` draws and renders patches, as render_shards does, and keeps an embedding of each sound: 64 bytes. After Ctrl-C
 or a crash the same command goes on. ``add`` appends further patches to an index. ``search`` prints the nearest patches
 of each sound; nothing is rendered.
@@ -30,8 +32,9 @@ from data_pipeline.synths.choice import why_no_renderer
 from synthjax.cluster import jax_settings
 from synthjax.retrieval.drawn import DrawLog, PooledSettings
 from synthjax.retrieval.embedding import FIT_ROWS, Embedding
-from synthjax.retrieval.index import Index, Source, read_index, write_index
+from synthjax.retrieval.index import Index, Source, parse_index, read_index, write_index
 from synthjax.retrieval.search import Library
+from synthjax.runs.bundles import read_bundle
 
 FLAGS = flags.FLAGS
 USAGE = "usage: python -m synthjax.library build INDEX, or add INDEX, or search INDEX SOUND..., or info INDEX"
@@ -44,12 +47,30 @@ def main(argv: list[str]) -> None:
             build(Path(name))
         case ["add", name]:
             add(Path(name))
-        case ["search", name, _, *_]:
-            search(read_index(Path(name)), [Path(sound) for sound in argv[3:]])
-        case ["info", name]:
-            tell(read_index(Path(name)))
+        case ["search", *names]:
+            index, sounds = _known(names)
+            if not sounds:
+                raise UserError(USAGE)
+            search(index, [Path(sound) for sound in sounds])
+        case ["info", *names]:
+            index, others = _known(names)
+            if others:
+                raise UserError(USAGE)
+            tell(index)
         case _:
             raise UserError(USAGE)
+
+
+def _known(names: list[str]) -> tuple[Index, list[str]]:
+    """The index of --bundle, or else of the first name; and the other names. Raises UserError."""
+    if FLAGS.bundle:
+        bundle = read_bundle(FLAGS.bundle)
+        if bundle.library is None:
+            raise UserError(f"the bundle {FLAGS.bundle} holds no library")
+        return parse_index(bundle.library, bundle.name), names
+    if not names:
+        raise UserError(USAGE)
+    return read_index(Path(names[0])), names[1:]
 
 
 def build(path: Path) -> None:
@@ -122,14 +143,7 @@ def search(index: Index, sounds: list[Path]) -> None:
 
 def tell(index: Index) -> None:
     """Prints what an index holds."""
-    print(f"patches: {len(index)}, of spec {index.spec.name}, rendered with {' '.join(index.synth)}")
-    for source in index.sources:
-        about = source.about
-        prior = "the weights of the spec" if source.rows is None else f"mixture {about['prior_hash']}"
-        refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
-        print(
-            f"  {len(source)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; refused: {refused}"
-        )
+    print(*index.described(), sep="\n")
 
 
 if __name__ == "__main__":
@@ -144,5 +158,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("plugin", "", "build, add: path of the VST3 plugin.")
     flags.DEFINE_bool("allow_other_version", False, "build, add: accept an untested version of Surge XT.")
     flags.DEFINE_integer("workers", usable_cores(), "build, add: render processes.", lower_bound=1)
+    flags.DEFINE_string("bundle", "", "search, info: bundle whose library to use instead of INDEX: name, path or URL.")
     flags.DEFINE_integer("count", 8, "search: patches to print for each sound.", lower_bound=1)
     cli.run(main)

@@ -1,7 +1,8 @@
-"""Predicts the patches of sounds: python -m synthjax.predict --workdir=DIR --library=INDEX SOUND... --output=DIR
+"""Predicts the patches of sounds: python -m synthjax.predict SOUND... --output=DIR
 
-Candidates come from a trained model (--workdir), a library of known patches (--library), or both. A SOUND is a file, or
-a folder whose sounds are all taken. The output folder gets for each sound NAME.json (the value of every
+Candidates come from a trained model (--workdir), a library of known patches (--library), or a bundle that holds either
+or both (--bundle; by default the one for the DX7 that ships with synthjax). A SOUND is a file, or a folder whose sounds
+are all taken. The output folder gets for each sound NAME.json (the value of every
 parameter, the pitch and the note's times) and the patch. For Surge XT that is NAME.vstpreset, which loads in any host,
 and NAME.fxp for its own browser. For the DX7 it is NAME.syx, a bank with the candidates, best first; with several
 sounds banks/1.syx holds the best answer to each. Another VST3 plugin's preset is written if --plugin names it. If the
@@ -12,7 +13,6 @@ exit code is 1.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -29,26 +29,27 @@ from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
 from synthjax.cluster import distributed, jax_settings
-from synthjax.inference import renderer_flags
+from synthjax.inference import candidate_flags, renderer_flags
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Predictor
-from synthjax.inference.refine import Budget
 from synthjax.inference.sound_paths import find_sounds, require_apart, result_names
 from synthjax.report.entries import described
 from synthjax.report.prediction import prediction_report
-from synthjax.retrieval.index import read_index
-from synthjax.retrieval.search import Library
 from synthjax.runs import model_flags
 from synthjax.runs.model import Model
+
+# The bundle that answers where no flag names a model or a library.
+DEFAULT_BUNDLE = "dexed"
 
 
 def main(argv: list[str]) -> int:
     """The command."""
     if len(argv) < 2:
-        raise cli.UserError("give sounds: python -m synthjax.predict --workdir=DIR SOUND... --output=DIR")
-    if not flags.FLAGS.workdir and not flags.FLAGS.library:
-        raise cli.UserError("name a model with --workdir, a library with --library, or both")
+        raise cli.UserError("give sounds: python -m synthjax.predict SOUND... --output=DIR")
     f = flags.FLAGS
+    if not (f.workdir or f.library or f.bundle):
+        f.bundle = DEFAULT_BUNDLE
+        print(f"no --workdir, --library or --bundle: --bundle={DEFAULT_BUNDLE}, for the DX7", file=sys.stderr)
     left_out: list[str] = []
     sounds = find_sounds(argv[1:], left_out.append)
     if (f.refine or f.refine_evaluations) and not f.render:
@@ -58,10 +59,9 @@ def main(argv: list[str]) -> int:
     make_folder(output)  # Before the long part.
     jax_settings.apply()
     distributed.require_devices()
-    model = model_flags.load_model_if_named()
+    model, library = candidate_flags.load()
     if model and f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
-    library = _library(model)
     specs = [one.spec for one in (model, library) if one]
     with _renderer(specs[0]) as renderer:
         faults = predict_files(Predictor(model, renderer, library), sounds, output)
@@ -74,15 +74,6 @@ def main(argv: list[str]) -> int:
     if predicted:
         print(f"wrote report.html and the patches of {counted(predicted, 'sound')} to {output}")
     return 1 if left_out else 0
-
-
-def _library(model: Model | None) -> Library | None:
-    """The library that --library names. Raises UserError if it has patches of another spec than the model."""
-    name = flags.FLAGS.library
-    library = Library(read_index(Path(name))) if name else None
-    if model and library and library.spec.content_hash != model.spec.content_hash:
-        raise cli.UserError(f"--library={name} has patches of spec {library.spec.name}, the model {model.spec.name}")
-    return library
 
 
 def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
@@ -107,13 +98,10 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     f = flags.FLAGS
     files = PredictionFiles(output, predictor.spec, predictor.renderer)
     about = predictor.about(f.seed)
-    if f.library:
-        about["library"] = f.library
+    about |= {name: f[name].value for name in ("library", "bundle") if f[name].value}
     at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
     names = result_names(sounds)
-    budget = (
-        Budget(f.refine or math.inf, f.refine_evaluations or math.inf) if f.refine or f.refine_evaluations else None
-    )
+    budget = candidate_flags.budget()
     faults: list[str] = []
     described_run = described({"run": f.workdir, **about} if f.workdir else about)
     with (
@@ -157,16 +145,9 @@ def _check_statistics(model: Model, path: Path) -> None:
 
 if __name__ == "__main__":
     model_flags.define(required=False)
-    flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates too.")
+    candidate_flags.define(candidates=4)
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
-    flags.DEFINE_integer(
-        "candidates", 4, "Patches that the model draws for each sound; as many are kept.", lower_bound=1
-    )
     flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
-    flags.DEFINE_float("refine", 0.0, "Seconds to search from each sound's candidates by rendering.", lower_bound=0.0)
-    flags.DEFINE_integer(
-        "refine_evaluations", 0, "Renders of that search; beside --refine, whichever ends first.", lower_bound=0
-    )
     flags.DEFINE_bool("render", True, "Render the candidates, to rank them by sound.")
     renderer_flags.define()
     cli.run(main)

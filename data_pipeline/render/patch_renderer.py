@@ -10,7 +10,7 @@ is returned even if it is silent or clipped, and a patch that cannot be rendered
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Generic, Self, TypeVar
@@ -32,6 +32,17 @@ MAX_SAMPLE = float(np.finfo(np.float16).max)
 
 KeyT = TypeVar("KeyT")
 
+
+@dataclass(frozen=True, eq=False)
+class OnBase:
+    """A patch of a preset file, with other values: a row (W,), or raw values by parameter name. Others stay."""
+
+    values: NDArray[np.floating] | Mapping[str, Any]
+    base: bytes
+
+
+GivenPatch = ArrayLike | OnBase
+"""A row (W,), or a changed patch of a preset file."""
 Measure = Callable[[Audio], Any]
 """A function of a sound (2, 176400) that a worker calls. It must be picklable."""
 
@@ -53,9 +64,9 @@ class RenderedPatch(Generic[KeyT]):
 
 @dataclass(frozen=True, eq=False)
 class PatchBatch(Batch):
-    """The rows (W,) of a batch's indices. ``presets`` asks for their presets too, ``measure`` for its results only."""
+    """The patches of a batch's indices. ``presets`` asks for their presets too, ``measure`` for its results only."""
 
-    rows: tuple[NDArray[np.float64], ...] = field(kw_only=True)
+    rows: tuple[NDArray[np.float64] | OnBase, ...] = field(kw_only=True)
     presets: bool = False
     measure: Measure | None = None
 
@@ -98,13 +109,14 @@ class PatchBatchRenderer:
         self._synth.verify()
         return tuple(rendered)
 
-    def _render(self, index: int, row: NDArray[np.float64], batch: PatchBatch) -> RenderedPatch[int]:
+    def _render(self, index: int, patch: NDArray[np.float64] | OnBase, batch: PatchBatch) -> RenderedPatch[int]:
+        row, base = (patch.values, patch.base) if isinstance(patch, OnBase) else (patch, None)
         try:
-            values = self._spec.decode(row)
+            values = row if isinstance(row, Mapping) else self._spec.decode(row)
         except ValueError as error:
             return RenderedPatch(index, None, f"the row is no patch: {error}")
         try:
-            audio = self._synth.render(values)
+            audio = self._synth.render(values, base=base)
         except SoundingError as error:  # A fresh instance sounds before the note too: this belongs to the patch.
             audio = error.audio
         if audio.shape != AUDIO_SHAPE:
@@ -154,9 +166,9 @@ class PatchRenderer:
             pass
 
     def render(
-        self, rows: Iterable[tuple[KeyT, ArrayLike]], *, presets: bool = False, measure: Measure | None = None
+        self, rows: Iterable[tuple[KeyT, GivenPatch]], *, presets: bool = False, measure: Measure | None = None
     ) -> Iterator[RenderedPatch[KeyT]]:
-        """Renders pairs of a key and a row (W,), and yields each patch when it is done, in any order.
+        """Renders pairs of a key and a row (W,) or ``OnBase``, and yields each patch when it is done, in any order.
 
         Rows are taken as they are needed. Any real row is a patch (``ParamSpec.decode``). A patch that cannot be
         rendered has a fault: NaN or a wrong number of columns, audio that is not finite, or three workers that died,
@@ -207,7 +219,7 @@ class PatchRenderer:
             self._rejections.append(loss.rejection)
 
     def _batches(
-        self, rows: Iterable[tuple[KeyT, ArrayLike]], keys: dict[int, KeyT], **asked: Any
+        self, rows: Iterable[tuple[KeyT, GivenPatch]], keys: dict[int, KeyT], **asked: Any
     ) -> Iterator[PatchBatch]:
         """The rows in batches; the last rows are shared evenly among the workers. Adds the key of each index."""
         source = iter(rows)
@@ -218,5 +230,5 @@ class PatchRenderer:
                 indices = tuple(islice(self._indices, len(part)))
                 keys.update(zip(indices, (key for key, _ in part), strict=True))
                 # Workers cannot unpickle arrays of JAX; decoding is in float64 anyway.
-                arrays = tuple(np.asarray(row, np.float64) for _, row in part)
-                yield PatchBatch(indices, rows=arrays, **asked)
+                given = tuple(row if isinstance(row, OnBase) else np.asarray(row, np.float64) for _, row in part)
+                yield PatchBatch(indices, rows=given, **asked)

@@ -70,7 +70,7 @@ def measure_sounds(
     """
     count = len(predictions.rows)
     with closing(RecordLog(path)) as log:
-        measured = _recover(log, json.loads(json.dumps(identity)))
+        measured = recover(log, json.loads(json.dumps(identity)))
         missing = [index for index in range(count) if index not in measured]
         if measured:
             print(f"{len(measured)} of {count} sounds were measured before")
@@ -88,8 +88,11 @@ def measure_sounds(
     return [measured[index] for index in range(count)]
 
 
-def _recover(log: RecordLog, identity: dict[str, Any]) -> dict[int, Measured]:
-    """The measurements that the log holds. Its first record is their identity."""
+def recover(log: RecordLog, identity: dict[str, Any]) -> dict[int, Measured]:
+    """The measurements that a log holds. Its first record is their identity.
+
+    Raises UserError if they belong to another evaluation.
+    """
     measured: dict[int, Measured] = {}
     for number, (_, payload) in enumerate(log.recover()):
         content = json.loads(payload)

@@ -80,10 +80,14 @@ def write_table(path: Path, table: Table) -> None:
         kinds = dict.fromkeys([*metrics, *before.metrics])
         metrics = {kind: {**before.metrics.get(kind, {}), **metrics.get(kind, {})} for kind in kinds}
         details = {**before.details, **details}
-    summaries = {kind: {name: asdict(one) for name, one in of_kind.items()} for kind, of_kind in metrics.items()}
-    content = {"about": table.about, "count": table.count, "metrics": summaries, "details": details}
+    content = {"about": table.about, "count": table.count, "metrics": summaries(metrics), "details": details}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def summaries(metrics: Mapping[str, Mapping[str, Summary]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Summaries by kind and metric, as JSON values."""
+    return {kind: {name: asdict(one) for name, one in of_kind.items()} for kind, of_kind in metrics.items()}
 
 
 def read_table(path: Path) -> Table | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from data_pipeline.audio.coarse_features import CoarseFeatures
@@ -65,11 +66,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The candidates of one sound, best first; ``chosen`` says how the first was chosen."""
+    """The candidates of one sound, best first.
+
+    ``chosen`` says how the first was chosen, ``evaluations`` how many renders a refinement took.
+    """
 
     spec: ParamSpec
     candidates: tuple[Candidate, ...]
     chosen: str
+    evaluations: int = 0
 
     @property
     def best(self) -> Candidate:
@@ -143,11 +148,22 @@ class Predictor:
             for found, patches in zip(proposed, nearest, strict=True):
                 found += [Candidate(patch.row, patch.origin) for patch in patches]
         if self.model:
-            noise = draw_noise(candidates, self.spec.width, PREDICT_NOISE, self._seed(seed))
-            rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
-            for found, drawn in zip(proposed, rows, strict=True):
-                found += map(Candidate, drawn)
+            for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size), strict=True):
+                found += drawn
         return self.rank(sounds, proposed, candidates)
+
+    def drawn(
+        self,
+        mels: Float[np.ndarray, "S C M F"],
+        count: int,
+        seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> list[list[Candidate]]:
+        """The model's draws for spectrograms in dB; the arguments are those of ``predict``."""
+        assert self.model is not None
+        noise = draw_noise(count, self.spec.width, PREDICT_NOISE, self._seed(seed))
+        rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
+        return [list(map(Candidate, of_one)) for of_one in rows]
 
     def rank(
         self,
@@ -193,13 +209,16 @@ class Predictor:
             exact=played.exact,
             seed=self._seed(seed),
         )
+        prediction = replace(prediction, evaluations=found.evaluations)
         if not found.score < found.start_score:
             return prediction, found.interrupted
         origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
-        rendered = self._heard(sound, [Candidate(found.row.astype(np.float32), origin)]).best
-        # The score of the search may be a mean over several renders. That of a single render depends on chance.
-        refined = replace(rendered, score=found.score)
-        return Prediction(self.spec, (refined, *prediction.candidates), REFINED), found.interrupted
+        refined = self._heard(sound, [Candidate(found.row.astype(np.float32), origin)]).best
+        # The search's scores are coarse. Where renders differ they are means, for that of one depends on chance.
+        if played.exact and _order(refined) >= _order(prediction.best):
+            return prediction, found.interrupted
+        candidates = (refined, *prediction.candidates)
+        return replace(prediction, candidates=candidates, chosen=REFINED), found.interrupted
 
     def _heard(
         self, sound: NDArray[np.floating], candidates: Sequence[Candidate], keep: int | None = None

@@ -47,24 +47,31 @@ class Target:
 
     Attributes:
       features: its features; those of other sounds are of the same kind.
-      spans: the times that count, as numbers of samples from the beginning; None is the whole sound.
+      samples: T.
+      sounding: the samples in which it sounds, if they count beside the whole; else None.
     """
 
     features: SoundFeatures
-    spans: tuple[int | None, ...] = (None,)
+    samples: int
+    sounding: int | None
 
     @classmethod
     def of(cls, audio: NDArray[np.floating], *, sounding: bool, features: Features = SoundFeatures) -> Target:
         """The target of a sound (C, T). ``sounding``: the time in which it sounds counts beside the whole."""
-        samples = sounding_samples(audio)
-        short = sounding and samples < audio.shape[1]
-        return cls(features(audio).computed(), (None, samples) if short else (None,))
+        return cls(features(audio).computed(), audio.shape[1], sounding_samples(audio) if sounding else None)
+
+    @property
+    def _spans(self) -> tuple[int | None, ...]:
+        """The times that count, as numbers of samples from the beginning; None is the whole sound."""
+        return (None,) if self.sounding in (None, self.samples) else (None, self.sounding)
 
     def distances(self, audio: NDArray[np.floating]) -> dict[str, float]:
-        """The audio metrics of a sound (C, T) by name; those over the time in which the target sounds, if it counts."""
+        """The audio metrics of a sound (C, T) by name; also over the time in which the target sounds, if it counts."""
         heard = type(self.features)(audio)
-        whole, *shorter = (self.features.compare(heard, samples) for samples in self.spans)
-        return whole | {name + SOUNDING: value for part in shorter for name, value in part.items()}
+        spans = [self.features.compare(heard, samples) for samples in self._spans]
+        if self.sounding is None:
+            return spans[0]
+        return spans[0] | {name + SOUNDING: value for name, value in spans[-1].items()}
 
     def score_within(self, audio: NDArray[np.floating], limit: float) -> float:
         """The score of a sound (C, T). Beyond ``limit``, any number between the limit and the score.
@@ -73,8 +80,8 @@ class Target:
         """
         heard = type(self.features)(audio)
         total = 0.0
-        for parts in zip(*(self.features.parts(heard, samples) for samples in self.spans), strict=True):
-            total += sum(_weighted(name, part) for name, part in parts) / len(self.spans)
+        for parts in zip(*(self.features.parts(heard, samples) for samples in self._spans), strict=True):
+            total += sum(_weighted(name, part) for name, part in parts) / len(self._spans)
             if total > limit:
                 break
         return total

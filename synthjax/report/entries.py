@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.decoding import decode_row
 from synthjax.evaluation.table import NOISE_FLOOR, ORACLE, PREDICTION
+from synthjax.inference.scoring import SOUNDING
 from synthjax.metrics.parameters import Summary
 from synthjax.report import Metric, MetricRow, ParameterRow
 
@@ -19,6 +21,12 @@ AUDIO_METRICS = (
     Metric("wmfcc", "wMFCC"),
     Metric("sot", "SOT"),
     Metric("rms", "RMS", higher_is_better=True),
+)
+
+# Those of sounds from outside, over the time in which they sound, come beside them.
+PREDICTION_METRICS = (
+    *AUDIO_METRICS,
+    *(replace(metric, key=metric.key + SOUNDING, label=f"{metric.label}, sounding") for metric in AUDIO_METRICS),
 )
 
 
@@ -52,7 +60,7 @@ def metric_rows(metrics: Mapping[str, Mapping[str, Summary]]) -> list[MetricRow]
     ``metrics`` are those of an ``evaluation.table.Table``, by kind and name.
     """
     rows = []
-    for metric in AUDIO_METRICS:
+    for metric in PREDICTION_METRICS:
         one, floor, oracle = (metrics.get(kind, {}).get(metric.key) for kind in (PREDICTION, NOISE_FLOOR, ORACLE))
         if one is not None:
             means = [None if other is None else other.mean for other in (floor, oracle)]

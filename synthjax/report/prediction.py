@@ -16,7 +16,7 @@ from synthjax.evaluation.table import PREDICTION
 from synthjax.inference.predictor import MODEL, ONLY, REFINED, Candidate, Prediction
 from synthjax.metrics.parameters import summarise
 from synthjax.report import Clip, ReportWriter, SoundEntry
-from synthjax.report.entries import AUDIO_METRICS, metric_rows, parameter_rows
+from synthjax.report.entries import PREDICTION_METRICS, metric_rows, parameter_rows
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def prediction_report(
     """
     distances: list[Mapping[str, float]] = []
     interruption: KeyboardInterrupt | None = None
-    with ReportWriter(path, "Predicted patches", about, AUDIO_METRICS, sounds) as writer:
+    with ReportWriter(path, "Predicted patches", about, PREDICTION_METRICS, sounds) as writer:
 
         def add(name: str, sound: LoadedSound, prediction: Prediction) -> None:
             writer.add(_entry(name, sound, prediction))
@@ -40,8 +40,8 @@ def prediction_report(
             yield add
         except KeyboardInterrupt as error:
             interruption = error
-        names = distances[0] if distances else ()
-        summaries = {name: summarise(np.array([one[name] for one in distances])) for name in names}
+        names = dict.fromkeys(name for one in distances for name in one)
+        summaries = {name: summarise(np.array([one[name] for one in distances if name in one])) for name in names}
         writer.finish(metric_rows({PREDICTION: summaries}))
         if interruption is not None:
             raise interruption

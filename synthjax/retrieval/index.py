@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Int8
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.os_errors import why
 from data_pipeline.params.spec import ParamSpec, parse_spec, spec_json
 from synthjax.retrieval.embedding import Embedding
 
@@ -91,6 +92,19 @@ class Index:
         [row] = self.spec.sample(seed, [index], [int(source.attempts[within])])
         return row, f"row {index} of seed {seed}"
 
+    def described(self) -> list[str]:
+        """Lines that say what the index holds."""
+        lines = [f"patches: {len(self)}, of spec {self.spec.name}, rendered with {' '.join(self.synth)}"]
+        for source in self.sources:
+            about = source.about
+            prior = "the weights of the spec" if source.rows is None else f"mixture {about['prior_hash']}"
+            refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
+            lines.append(
+                f"- {len(source)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; "
+                f"refused: {refused}"
+            )
+        return lines
+
     @cached_property
     def _ends(self) -> Int[np.ndarray, " S"]:
         return np.cumsum([len(source) for source in self.sources])
@@ -121,17 +135,22 @@ def write_index(path: Path, index: Index) -> None:
 def read_index(path: Path) -> Index:
     """The index in a file. Raises UserError for a damaged file, and one that is no index."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(METADATA, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} is no index of patches, or is damaged: {error}") from error
+        return parse_index(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {why(error)}") from error
+
+
+def parse_index(content: bytes, name: str) -> Index:
+    """The index in the bytes of a file called ``name``. Raises UserError as ``read_index`` does."""
     try:
+        tensors = load(content)  # It checks the header.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = json.loads(header["__metadata__"][METADATA])
         if about["version"] != VERSION:
-            raise UserError(f"{path} is an index of version {about['version']}, not {VERSION}: build it again")
+            raise UserError(f"{name} is an index of version {about['version']}, not {VERSION}: build it again")
         return _index(about, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no index of patches, or is damaged: {error!r}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name} is no index of patches, or is damaged: {error!r}") from error
 
 
 def _index(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Index:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -48,6 +49,8 @@ MOST_COMPRESSED = 20
 ENDING = ".zip"
 # The bundles that ship with the package.
 SHIPPED = resources.files("synthjax") / "bundles"
+# The beginnings of URLs that are fetched from the web; all others lie in a cloud.
+WEB = ("https://",)
 SECONDS_WITHOUT_ANSWER = 60.0
 # An older time than this is not allowed in zip files; with it, equal contents give equal files.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
@@ -184,7 +187,7 @@ def _read(path: Path, name: str) -> Bundle:
         raise UserError(f"{name} cannot be read: {why(error)}") from error
     except KeyError as error:
         raise UserError(f"{name} is no bundle, or is damaged: it has no {error}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{name} is no bundle, or is damaged: {error}") from error
     except (NotImplementedError, RuntimeError, zipfile.LargeZipFile) as error:  # Encrypted, or an odd compression.
         raise UserError(f"{name} is no bundle: {error}") from error
@@ -211,7 +214,7 @@ def _fetched(url: str) -> Path:
     digest = fragment.removeprefix("sha256=")
     if fragment and (digest == fragment or len(digest) != 64):
         raise UserError(f"{url}: what follows the # must be sha256= and 64 hexadecimal digits")
-    path = _from_web(address) if address.startswith("https://") else _from_cloud(address)
+    path = _from_web(address) if address.startswith(WEB) else _from_cloud(address)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if digest and found != digest:

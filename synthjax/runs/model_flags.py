@@ -12,7 +12,8 @@ from absl import flags
 from data_pipeline.console.cli import UserError
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.solvers import DOPRI5
-from synthjax.runs import cloud_runs
+from synthjax.runs import bundles, cloud_runs
+from synthjax.runs.bundles import Bundle, read_bundle
 from synthjax.runs.model import Model
 
 SAMPLER = tuple(field.name for field in fields(Sampling))
@@ -20,11 +21,17 @@ RENDERER = ("plugin", "preset", "report_sounds")  # Not --workers, which describ
 
 
 def define(*, required: bool = True) -> None:
-    """Defines --workdir, --checkpoint, --data_root, --use_ema, and a flag for each setting of the sampler.
+    """Defines --workdir, --bundle, --checkpoint, --data_root, --use_ema, and a flag for each setting of the sampler.
 
-    ``required``: whether the command needs a model.
+    ``required``: whether the command needs a training run.
     """
     flags.DEFINE_string("workdir", None, "Folder or gs:// or s3:// URL of a training run.")
+    flags.DEFINE_string(
+        "bundle",
+        None,
+        f"A model, a library or both in one file: {' or '.join(bundles.shipped())}, which ship with synthjax, or its "
+        "path or https://, gs:// or s3:// URL.",
+    )
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
     flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run had it.")
     flags.DEFINE_bool("use_ema", True, "Use the averaged weights.")
@@ -58,25 +65,45 @@ def changed_settings() -> str:
     return "".join(flag.serialize().removeprefix("-") for flag in settings if flag.value != flag.default)
 
 
-def load_model_if_named() -> Model | None:
-    """The model of --workdir; None without it. Raises UserError as ``load_model`` does."""
-    if flags.FLAGS.workdir:
+def bundle_if_named() -> Bundle | None:
+    """The bundle that --bundle names; None without it. Raises UserError."""
+    f = flags.FLAGS
+    if f.bundle and f.workdir:
+        raise UserError("--workdir and --bundle both name a model: give one of them")
+    return read_bundle(f.bundle) if f.bundle else None
+
+
+def load_model_if_named(bundle: Bundle | None = None) -> Model | None:
+    """The model of --workdir, or of a bundle that holds one; None without. Raises UserError as ``load_model`` does."""
+    f = flags.FLAGS
+    if f.workdir:
         return load_model()
+    if bundle and bundle.has_model:
+        for name in filter(_given, ("checkpoint", "data_root", "use_ema")):
+            raise UserError(f"{f[name].serialize()} would be ignored: a bundle has one set of weights")
+        model = Model.of_bundle(bundle, **_sampling())
+        refuse_ignored(model.config)
+        return model
     for name in filter(_given, ("checkpoint", "data_root", *SAMPLER)):
-        raise UserError(f"{flags.FLAGS[name].serialize()} would be ignored: no --workdir names a model")
+        raise UserError(f"{f[name].serialize()} would be ignored: neither --workdir nor --bundle names a model")
     return None
 
 
 def load_model() -> Model:
-    """The model that the flags name. Raises UserError, also for a flag that the run would ignore."""
+    """The model of --workdir. Raises UserError, also for a flag that the run would ignore."""
+    f = flags.FLAGS
+    with cloud_runs.reading(f.workdir) as workdir:
+        model = Model.load(workdir, checkpoint=f.checkpoint, use_ema=f.use_ema, **_sampling())
+    refuse_ignored(model.config)
+    return model
+
+
+def _sampling() -> dict[str, Any]:
     f = flags.FLAGS
     sampling: dict[str, Any] = {name: f[name].value for name in SAMPLER}
     if f.guidance_interval:
         sampling["guidance_interval"] = tuple(map(float, f.guidance_interval))
-    with cloud_runs.reading(f.workdir) as workdir:
-        model = Model.load(workdir, checkpoint=f.checkpoint, use_ema=f.use_ema, **sampling)
-    refuse_ignored(model.config)
-    return model
+    return sampling
 
 
 def refuse_ignored(config: ml_collections.ConfigDict) -> None:
@@ -113,12 +140,15 @@ def _ignored_by_sampler(config: ml_collections.ConfigDict) -> Iterator[tuple[tup
 
 def _ignored_by_data(k_osc: bool) -> Iterator[tuple[tuple[str, ...], str]]:
     f = flags.FLAGS
+    if "targets" in f and f.targets:
+        yield ("split", "render", "data_root", "allow_external", "report_sounds"), "--targets is measured, not a split"
+        return
+    if "targets" in f:
+        yield ("prior", "library", "candidates", "refine", "refine_evaluations"), "it belongs to --targets"
     if k_osc:
-        unused = ("dataset", "data_root", "allow_external", "render", *RENDERER)
+        unused = ("data_root", "allow_external", "render", *RENDERER)
         yield unused, "the run is one of the k-osc task, which has no data set and no synthesizer"
         return
-    yield ("rows",), "a split is measured whole; only of the k-osc task --rows are drawn"
-    if "dataset" in f and f.dataset:
-        yield ("split", "data_root", "allow_external"), "--dataset is measured instead of a split"
+    yield ("rows",), "a split is measured whole; only of the k-osc task, or for --targets=drawn, --rows are drawn"
     if not f.render:
         yield RENDERER, "nothing is rendered without --render"

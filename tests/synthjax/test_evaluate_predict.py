@@ -125,7 +125,7 @@ def test_weights_and_checkpoints_can_be_chosen(evaluation: Path, trained: Path, 
         (["--tolerance=0"], ["sampling.tolerance=0.0"]),
         (["extra"], ["unexpected argument 'extra'"]),
         (["--render", "--plugin=none.vst3"], ["there is no plugin at 'none.vst3'"]),  # Before it samples: one line.
-        (["--render", "--plugin=none.vst3", f"--dataset={REPOSITORY}"], ["there is no plugin at 'none.vst3'"]),
+        (["--plugin=none.vst3", f"--targets={REPOSITORY}"], ["there is no plugin at 'none.vst3'"]),
     ],
 )
 def test_evaluate_refuses_in_one_line(trained: Path, arguments: list[str], words: list[str]) -> None:
@@ -143,7 +143,7 @@ def test_evaluate_refuses_a_plugin_that_does_not_load_before_it_samples(trained:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert_usage_error(evaluate(tmp_path), "no config.json under")
     # Flags that do not go together are refused before the run is looked at.
-    assert_usage_error(evaluate(tmp_path, f"--dataset={tmp_path}"), "--dataset has sounds without parameters")
+    assert_usage_error(run_cli("synthjax.evaluate", "--targets=drawn"), "name a model with --workdir")
 
 
 def test_a_config_is_read_as_data(trained: Path, tmp_path: Path) -> None:

@@ -320,38 +320,15 @@ def test_sounds_from_elsewhere(workdir: Path, tmp_path: Path) -> None:
     (folder / "broken.ogg").write_bytes(os.urandom(100))
     output = tmp_path / "out"
     result = run_cli(
-        "synthjax.evaluate", f"--workdir={workdir}", "--render", f"--dataset={folder}", f"--output={output}"
+        "synthjax.evaluate", f"--workdir={workdir}", f"--targets={folder}", "--candidates=2", f"--output={output}"
     )
     assert result.returncode == 1, result.stderr
     assert "broken.ogg" in result.stderr
     assert [line["name"] for line in per_sample(output)] == [os.path.join("sub", "long.flac"), "tone.wav"]
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    assert list(metrics["metrics"]) == ["prediction"]
-    assert "mse" not in metrics["metrics"]["prediction"]
-
-
-def test_foreign_sounds_are_padded_and_halved(tmp_path: Path) -> None:
-    from synthjax.evaluation.foreign_sounds import ForeignSounds
-
-    soundfile.write(tmp_path / "mono.wav", np.full(44100, 0.5), 44100, subtype="FLOAT")
-    sounds = ForeignSounds.find(tmp_path)
-    audio = sounds.load(0)
-    assert audio.shape == (2, 176400)
-    assert not audio[:, :2205].any()
-    np.testing.assert_array_equal(audio[:, 2205 : 2205 + 44100], 0.25)
-    assert not audio[:, 2205 + 44100 :].any()
-
-
-def test_the_digest_of_foreign_sounds_tells_of_names_and_content(tmp_path: Path) -> None:
-    from synthjax.evaluation.foreign_sounds import ForeignSounds
-
-    digests = []
-    for name, level in [("a.wav", 0.5), ("b.wav", 0.5), ("b.wav", 0.25)]:
-        for path in tmp_path.iterdir():
-            path.unlink()
-        soundfile.write(tmp_path / name, np.full(44100, level), 44100, subtype="FLOAT")
-        digests.append(ForeignSounds.find(tmp_path).digest)
-    assert len(set(digests)) == 3
+    assert list(metrics["metrics"]) == ["random", "prediction"]
+    assert metrics["metrics"]["prediction"].keys() >= {"mss", "mss_sounding", "renders", "seconds"}
+    assert list(metrics["details"]["differences"]) == ["prediction - random"]
 
 
 @pytest.mark.slow

@@ -20,9 +20,16 @@ CONFIGS = {
 def refuse(monkeypatch: pytest.MonkeyPatch, run: str, line: str) -> None:
     """What evaluate does that is called so on the run."""
     values = flags.FlagValues()
-    for name, default in {"solver": None, "plugin": "", "preset": "", "dataset": None, "data_root": None}.items():
+    for name, default in {
+        "solver": None,
+        "plugin": "",
+        "preset": "",
+        "targets": None,
+        "data_root": None,
+        "library": "",
+    }.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
-    for name in ("steps", "rows", "report_sounds"):
+    for name in ("steps", "rows", "report_sounds", "candidates", "refine", "refine_evaluations"):
         flags.DEFINE_integer(name, 9, "", flag_values=values)
     for name in ("tolerance", "guidance"):
         flags.DEFINE_float(name, None, "", flag_values=values)
@@ -48,10 +55,12 @@ def refuse(monkeypatch: pytest.MonkeyPatch, run: str, line: str) -> None:
         ("flow", "--rows=9", "--rows=9"),
         ("flow", "--plugin=x.vst3", "--plugin=x.vst3"),
         ("flow", "--report_sounds=3", "--report_sounds=3"),
-        ("flow", "--dataset=here --render --split=test", "--split=test"),
-        ("flow", "--dataset=here --render --data_root=there", "--data_root=there"),
+        ("flow", "--targets=here --split=test", "--split=test"),
+        ("flow", "--targets=here --data_root=there", "--data_root=there"),
+        ("flow", "--targets=here --render", "--render"),
+        ("flow", "--candidates=3", "--candidates=3"),
+        ("flow", "--library=here", "--library=here"),
         ("k_osc", "--render", "--render"),
-        ("k_osc", "--render --dataset=here", "--dataset=here"),
         ("k_osc", "--plugin=x.vst3", "--plugin=x.vst3"),
         ("k_osc", "--data_root=here", "--data_root=here"),
         ("k_osc", "--tolerance=0.1", "--tolerance=0.1"),
@@ -75,7 +84,7 @@ def test_a_flag_that_has_no_effect_is_refused(monkeypatch: pytest.MonkeyPatch, r
         ("flow", "--steps=9 --guidance=0 --guidance_interval=0.2,0.8"),
         ("flow", "--solver=dopri5 --tolerance=0.1"),
         ("flow", "--split=val --data_root=there --allow_external"),
-        ("regression", "--dataset=here --render --plugin=x.vst3 --preset=y --report_sounds=3"),
+        ("regression", "--targets=drawn --rows=3 --plugin=x.vst3 --preset=y --candidates=3 --refine=3"),
         ("k_osc", "--split=val --rows=3 --steps=9 --guidance=3"),
         ("k_osc_regression", "--split=val --rows=3"),
     ],
@@ -85,7 +94,7 @@ def test_a_flag_that_has_an_effect_is_not(monkeypatch: pytest.MonkeyPatch, run: 
 
 
 def test_a_command_need_not_have_all_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """predict has no --rows, --split or --dataset."""
+    """predict has no --rows, --split or --targets."""
     values = flags.FlagValues()
     flags.DEFINE_bool("render", True, "", flag_values=values)
     values(["predict"])

@@ -1,0 +1,61 @@
+"""The flags of every command that answers sounds with candidates: where they come from, and how they are refined."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipeline.console.cli import UserError
+from synthjax.inference.refine import Budget
+from synthjax.retrieval.index import parse_index, read_index
+from synthjax.retrieval.search import Library
+from synthjax.runs import model_flags
+from synthjax.runs.bundles import Bundle
+from synthjax.runs.model import Model
+
+
+def define(*, candidates: int) -> None:
+    """Defines --library, --candidates, --refine and --refine_evaluations."""
+    flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates.")
+    flags.DEFINE_integer("candidates", candidates, "Candidates for each sound.", lower_bound=1)
+    flags.DEFINE_float("refine", 0.0, "Seconds to search from each sound's candidates by rendering.", lower_bound=0.0)
+    flags.DEFINE_integer(
+        "refine_evaluations", 0, "Renders of that search; beside --refine, whichever ends first.", lower_bound=0
+    )
+
+
+def load() -> tuple[Model | None, Library | None]:
+    """The model and the library that the flags name, at least one of them, of one spec. Raises UserError."""
+    f = flags.FLAGS
+    bundle = model_flags.bundle_if_named()
+    model = model_flags.load_model_if_named(bundle)
+    library = _library(bundle)
+    if not (model or library):
+        raise UserError("name a model with --workdir, a library with --library, or a bundle of both with --bundle")
+    if model and library and library.spec.content_hash != model.spec.content_hash:
+        name = f.library or f.bundle
+        raise UserError(f"the library {name} has patches of spec {library.spec.name}, the model {model.spec.name}")
+    return model, library
+
+
+def _library(bundle: Bundle | None) -> Library | None:
+    if name := flags.FLAGS.library:
+        return Library(read_index(Path(name)))
+    return Library(parse_index(bundle.library, bundle.name)) if bundle and bundle.library else None
+
+
+def budget() -> Budget | None:
+    """The budget of a refinement; None if no flag asks for one."""
+    f = flags.FLAGS
+    if not (f.refine or f.refine_evaluations):
+        return None
+    return Budget(f.refine or math.inf, f.refine_evaluations or math.inf)
+
+
+def about() -> dict[str, Any]:
+    """The values of the flags that were given, as JSON values."""
+    names = ("workdir", "library", "bundle", "candidates", "refine", "refine_evaluations")
+    return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value}
