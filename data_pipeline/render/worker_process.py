@@ -104,9 +104,14 @@ class WorkerProcess(Generic[BatchT]):
             self.connection.send(item)
 
 
+# A render allocates and frees arrays of a few MB. By default glibc returns each to the system, whose page faults then
+# take longer than the work. Other C libraries ignore these variables.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+
+
 def _environment() -> dict[str, str]:
     """One thread a worker, since there are as many workers as cores; this package on the path of any folder."""
     root = str(Path(data_pipeline.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**KEEP_MEMORY, **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
