@@ -1,10 +1,10 @@
-"""From nothing to a bank of patches for the DX7 on this machine: what `make quickstart` runs.
+"""From sounds to patches for the DX7 on this machine: what `make quickstart` runs.
 
     python scripts/quickstart.py
 
-Trains a small model on sounds of Dexed that are rendered meanwhile, renders sounds that the model has not seen, and
-answers them with patches. Prints every command, so that you can run them yourself. Started again, it goes on where it
-stopped.
+Renders sounds of Dexed and answers them from the library that ships with synthjax. Then trains a small model on sounds
+that are rendered meanwhile, and compares it with the library and with random patches. Prints every command, so that you
+can run them yourself. Started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from data_pipeline.console.cli import run_command
 from data_pipeline.params.counter_rng import TEST_SEED
 from data_pipeline.shards.reader import AUDIO, ShardReader
 
-DATA = Path("data/quickstart")
-RUN = Path("runs/quickstart")
-SHARD = DATA / "shard-0.h5"
-SOUNDS = DATA / "sounds"
-# Sounds to measure, and those of them that are answered with patches.
-HELD_OUT, ANSWERED = 64, 8
+DATA, RUN = Path("data/quickstart"), Path("runs/quickstart")
+SOUNDS, ANSWERS, COMPARISON = DATA / "sounds", RUN / "answers", RUN / "comparison"
+# Sounds that are answered from the library, and those that all ways of answering are compared on.
+ANSWERED, COMPARED = 6, 24
 
 
 def main(argv: list[str]) -> int:
@@ -37,33 +35,36 @@ def main(argv: list[str]) -> int:
             return code
         if target == "data_pipeline.render_shards":
             _write_sounds()
-    print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes.")
-    print(f"The patches: {RUN}/predictions/banks/1.syx, for Dexed, a DX7 or its clones.")
-    print(f"Each sound beside its candidates: {RUN}/predictions/report.html")
+        if target == "synthjax.predict":
+            print(f"\nAfter {time.monotonic() - start:.0f} s: {ANSWERS}/banks/1.syx, for Dexed, a DX7 or its clones.")
+            print(f"Each sound beside its answers: {ANSWERS}/report.html")
+    print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. The comparison: {COMPARISON}/report.html")
     return 0
 
 
 def stages() -> list[list[str]]:
     """The commands, as module or script and its arguments."""
+    drawn = ["--config=configs/render_dexed.py", "--shards=0", f"--samples_per_shard={ANSWERED}"]
     return [
+        ["data_pipeline.render_shards", *drawn, f"--output={DATA}", f"--seed={TEST_SEED}"],
+        ["synthjax.predict", str(SOUNDS), "--bundle=dexed", "--refine_evaluations=100", f"--output={ANSWERS}"],
         ["synthjax.train", "--config=configs/quickstart.py", f"--workdir={RUN}"],
         [
-            "data_pipeline.render_shards",
-            "--config=configs/render_dexed.py",
-            f"--output={DATA}",
-            "--shards=0",
-            f"--samples_per_shard={HELD_OUT}",
-            f"--seed={TEST_SEED}",
+            "synthjax.evaluate",
+            "--targets=drawn",
+            f"--rows={COMPARED}",
+            "--candidates=16",
+            f"--workdir={RUN}",
+            "--bundle=dexed",
+            f"--output={COMPARISON}",
         ],
-        ["synthjax.predict", f"--workdir={RUN}", str(SOUNDS), "--candidates=16", f"--output={RUN / 'predictions'}"],
-        ["scripts/quickstart_summary.py", f"--workdir={RUN}", f"--shard={SHARD}"],
     ]
 
 
 def _write_sounds() -> None:
-    """Writes the first sounds of the shard as sound files."""
+    """Writes the sounds of the shard as sound files."""
     make_folder(SOUNDS)
-    reader = ShardReader(SHARD)
+    reader = ShardReader(DATA / "shard-0.h5")
     for number in range(ANSWERED):
         (SOUNDS / f"sound_{number}.wav").write_bytes(wav(reader.read(AUDIO, number).astype("float32")))
 

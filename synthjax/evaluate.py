@@ -99,7 +99,7 @@ def evaluate_targets() -> int:
     jax_settings.apply()
     distributed.require_devices()
     model, library = candidate_flags.load()
-    [spec, *_] = [one.spec for one in (model, library) if one]
+    spec = candidate_flags.spec_of(model, library)
     output = Path(f.output or "evaluation")
     make_folder(output)
     with renderer_flags.start_renderer(spec) as renderer:
@@ -107,7 +107,8 @@ def evaluate_targets() -> int:
             targets = drawn_targets(spec, f.rows or DRAWN_ROWS, f.prior, renderer, output / "targets")
         else:
             targets = targets_in(Path(f.targets), spec, renderer)
-        predictor = Predictor(model, renderer, library, sounding=targets.outside)
+        libraries = candidate_flags.libraries(library, spec, renderer)
+        predictor = Predictor(model, renderer, *libraries, sounding=targets.outside)
         settings = Settings(f.candidates, f.prior, candidate_flags.budget())
         about = {
             **targets.about,

@@ -8,16 +8,18 @@
 ``search`` and ``info`` also take --bundle=NAME instead of INDEX.
 
 ``build`` draws and renders patches, as render_shards does, and keeps an embedding of each sound: 64 bytes. After Ctrl-C
-or a crash the same command goes on. ``add`` appends further patches to an index. ``search`` prints the nearest patches
-of each sound; nothing is rendered.
+or a crash the same command goes on. ``add`` appends further patches to an index. With --presets=FOLDER both take the
+patches of preset files instead of drawn ones. ``search`` prints the nearest patches of each sound; nothing is rendered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.sound_files import load_sound
@@ -26,6 +28,7 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.console.machine import usable_cores
 from data_pipeline.params.counter_rng import LIBRARY_SEED, MAX_SEED
 from data_pipeline.render.config import render_settings, supervision, with_prior
+from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.synths.choice import why_no_renderer
@@ -33,6 +36,7 @@ from synthjax.cluster import jax_settings
 from synthjax.retrieval.drawn import DrawLog, PooledSettings
 from synthjax.retrieval.embedding import FIT_ROWS, Embedding
 from synthjax.retrieval.index import Index, Source, parse_index, read_index, write_index
+from synthjax.retrieval.presets import read_presets
 from synthjax.retrieval.search import Library
 from synthjax.runs.bundles import read_bundle
 
@@ -78,12 +82,10 @@ def build(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists: append to it with add, or name another file")
     settings = _settings()
-    log = _drawn(path, settings, range(FLAGS.rows))
-    source, sounds = log.result()
+    synth, source, sounds, finish = _presets(settings) if FLAGS.presets else _drawn(path, settings, range(FLAGS.rows))
     embedding = Embedding.fit(sounds[:FIT_ROWS])
-    assert log.synth is not None
-    write_index(path, Index(settings.synth.spec, log.synth, embedding, embedding.codes(sounds), (source,)))
-    log.remove()
+    write_index(path, Index(settings.synth.spec, synth, embedding, embedding.codes(sounds), (source,)))
+    finish()
     tell(read_index(path))
 
 
@@ -93,12 +95,12 @@ def add(path: Path) -> None:
     if settings.synth.spec.content_hash != index.spec.content_hash:
         raise UserError(f"{path} has patches of spec {index.spec.name}, not of {settings.synth.spec.name}")
     first = sum(len(source) for source in index.sources if _same_draw(source, settings))
-    log = _drawn(path, settings, range(first, first + FLAGS.rows))
-    if log.synth != index.synth:
-        raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(log.synth or ())}")
-    source, sounds = log.result()
+    numbers = range(first, first + FLAGS.rows)
+    synth, source, sounds, finish = _presets(settings) if FLAGS.presets else _drawn(path, settings, numbers)
+    if synth != index.synth:
+        raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(synth)}")
     write_index(path, index.with_source(source, index.embedding.codes(sounds)))
-    log.remove()
+    finish()
     tell(read_index(path))
 
 
@@ -116,8 +118,19 @@ def _same_draw(source: Source, settings: RenderSettings) -> bool:
     return (source.about.get("seed"), source.about.get("prior_hash")) == (settings.seed, settings.prior_hash)
 
 
-def _drawn(path: Path, settings: RenderSettings, numbers: range) -> DrawLog:
-    """The log of an index with all patches rendered."""
+Made = tuple[tuple[str, str], Source, UInt8[np.ndarray, "n E"], Callable[[], object]]
+"""Name and version of the synthesizer, patches, their pooled spectrograms, and what to call once they are written."""
+
+
+def _presets(settings: RenderSettings) -> Made:
+    """The presets of --presets, rendered."""
+    with PatchRenderer(settings.synth, FLAGS.workers, supervision(config_flag.read())) as renderer:
+        source, sounds = read_presets(Path(FLAGS.presets), settings.synth.spec, renderer)
+        return (renderer.synth_name, renderer.synth_version), source, sounds, lambda: None
+
+
+def _drawn(path: Path, settings: RenderSettings, numbers: range) -> Made:
+    """Drawn patches, rendered. A log beside the index keeps them until the index is written."""
     with DrawLog(path.with_name(path.name + ".partial"), settings, numbers) as log:
         if log.missing:
             workers = min(FLAGS.workers, len(log.missing))
@@ -128,7 +141,9 @@ def _drawn(path: Path, settings: RenderSettings, numbers: range) -> DrawLog:
                 cli.fail(
                     f"interrupted; {done} of {len(numbers)} patches are safe, the same command goes on", cli.INTERRUPTED
                 )
-    return log
+    assert log.synth is not None
+    source, sounds = log.result()
+    return log.synth, source, sounds, log.remove
 
 
 def search(index: Index, sounds: list[Path]) -> None:
@@ -155,6 +170,7 @@ if __name__ == "__main__":
         "",
         "build, add: folder of preset files; patches are drawn as mixtures of theirs. Default: by the spec.",
     )
+    flags.DEFINE_string("presets", "", "build, add: folder of preset files to take, instead of drawing patches.")
     flags.DEFINE_string("plugin", "", "build, add: path of the VST3 plugin.")
     flags.DEFINE_bool("allow_other_version", False, "build, add: accept an untested version of Surge XT.")
     flags.DEFINE_integer("workers", usable_cores(), "build, add: render processes.", lower_bound=1)

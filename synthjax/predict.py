@@ -62,9 +62,10 @@ def main(argv: list[str]) -> int:
     model, library = candidate_flags.load()
     if model and f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
-    specs = [one.spec for one in (model, library) if one]
-    with _renderer(specs[0]) as renderer:
-        faults = predict_files(Predictor(model, renderer, library), sounds, output)
+    spec = candidate_flags.spec_of(model, library)
+    with _renderer(spec) as renderer:
+        libraries = candidate_flags.libraries(library, spec, renderer)
+        faults = predict_files(Predictor(model, renderer, *libraries), sounds, output)
     predicted = len(sounds) - len(faults)
     left_out += faults
     if left_out:

@@ -29,6 +29,16 @@ def raise_limit_of_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def keep_freed_memory() -> None:
+    """Makes processes that are started from now on keep the memory that they free, with glibc.
+
+    By default glibc returns arrays of a few MB to the system at once. Work that makes them again and again then spends
+    more time on page faults than on the work.
+    """
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(512 << 20))
+
+
 def available_memory() -> int:
     """Bytes of memory that can be taken without swapping."""
     return min([_of_machine(), *map(_of_cgroup, _cgroups())])

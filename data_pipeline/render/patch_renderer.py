@@ -35,9 +35,9 @@ KeyT = TypeVar("KeyT")
 
 @dataclass(frozen=True, eq=False)
 class OnBase:
-    """A patch of a preset file, with other values: a row (W,), or raw values by parameter name. Others stay."""
+    """A patch of a preset file with other values: raw values by parameter name. All others stay."""
 
-    values: NDArray[np.floating] | Mapping[str, Any]
+    values: Mapping[str, Any]
     base: bytes
 
 
@@ -110,13 +110,12 @@ class PatchBatchRenderer:
         return tuple(rendered)
 
     def _render(self, index: int, patch: NDArray[np.float64] | OnBase, batch: PatchBatch) -> RenderedPatch[int]:
-        row, base = (patch.values, patch.base) if isinstance(patch, OnBase) else (patch, None)
         try:
-            values = row if isinstance(row, Mapping) else self._spec.decode(row)
+            on_base = patch if isinstance(patch, OnBase) else OnBase(self._spec.decode(patch), b"")
         except ValueError as error:
             return RenderedPatch(index, None, f"the row is no patch: {error}")
         try:
-            audio = self._synth.render(values, base=base)
+            audio = self._synth.render(on_base.values, base=on_base.base or None)
         except SoundingError as error:  # A fresh instance sounds before the note too: this belongs to the patch.
             audio = error.audio
         if audio.shape != AUDIO_SHAPE:

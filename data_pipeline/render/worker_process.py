@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import data_pipeline
+from data_pipeline.console.machine import keep_freed_memory
 from data_pipeline.render.worker_messages import Announced, Attempt, BatchT, Finished, Message, Ready, WorkerSettings
 
 # A machine's first scan of a plugin on a cold disk takes long.
@@ -104,14 +105,10 @@ class WorkerProcess(Generic[BatchT]):
             self.connection.send(item)
 
 
-# A render allocates and frees arrays of a few MB. By default glibc returns each to the system, whose page faults then
-# take longer than the work. Other C libraries ignore these variables.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
-
-
 def _environment() -> dict[str, str]:
     """One thread a worker, since there are as many workers as cores; this package on the path of any folder."""
     root = str(Path(data_pipeline.__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**KEEP_MEMORY, **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+    keep_freed_memory()
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}

@@ -136,9 +136,11 @@ def _proposals(
     yield RANDOM, [Candidate(with_note(row, predictor.spec, note), "random row") for row in random]
     mels = mel_spectrogram(sound)[None]
     nearest: list[Candidate] = []
-    if predictor.library:
-        [patches] = predictor.library.nearest(mels, renders)
-        nearest = [Candidate(patch.row, patch.origin) for patch in patches]
+    if predictor.libraries:
+        share = renders // len(predictor.libraries)
+        nearest = [
+            one for library in predictor.libraries for one in predictor.nearest(library, [sound], mels, share)[0]
+        ]
         yield NEAREST, nearest[:1]
         yield LIBRARY, nearest
     if predictor.model:

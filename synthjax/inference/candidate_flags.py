@@ -9,8 +9,12 @@ from typing import Any
 from absl import flags
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.params.spec import ParamSpec
+from data_pipeline.render.patch_renderer import PatchRenderer
 from synthjax.inference.refine import Budget
-from synthjax.retrieval.index import parse_index, read_index
+from synthjax.retrieval.embedding import Embedding
+from synthjax.retrieval.index import Index, parse_index, read_index
+from synthjax.retrieval.presets import read_presets
 from synthjax.retrieval.search import Library
 from synthjax.runs import model_flags
 from synthjax.runs.bundles import Bundle
@@ -18,8 +22,9 @@ from synthjax.runs.model import Model
 
 
 def define(*, candidates: int) -> None:
-    """Defines --library, --candidates, --refine and --refine_evaluations."""
+    """Defines --library, --presets, --candidates, --refine and --refine_evaluations."""
     flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates.")
+    flags.DEFINE_string("presets", "", "Folder of preset files, whose nearest patches are candidates too.")
     flags.DEFINE_integer("candidates", candidates, "Candidates for each sound.", lower_bound=1)
     flags.DEFINE_float("refine", 0.0, "Seconds to search from each sound's candidates by rendering.", lower_bound=0.0)
     flags.DEFINE_integer(
@@ -41,6 +46,27 @@ def load() -> tuple[Model | None, Library | None]:
     return model, library
 
 
+def spec_of(model: Model | None, library: Library | None) -> ParamSpec:
+    """The spec of the answers, of a model and a library of which there is at least one."""
+    return next(one.spec for one in (model, library) if one)
+
+
+def libraries(library: Library | None, spec: ParamSpec, renderer: PatchRenderer | None) -> list[Library]:
+    """The libraries to search: the one that the flags name, and the presets of --presets, which are rendered first.
+
+    Raises UserError for presets without a renderer, and as ``read_presets`` does.
+    """
+    found = [library] if library else []
+    if folder := flags.FLAGS.presets:
+        if renderer is None:
+            raise UserError("--presets are ranked by rendering them: leave out --norender")
+        source, sounds = read_presets(Path(folder), spec, renderer)
+        embedding = library.embedding if library else Embedding.fit(sounds)
+        synth = (renderer.synth_name, renderer.synth_version)
+        found.append(Library(Index(spec, synth, embedding, embedding.codes(sounds), (source,))))
+    return found
+
+
 def _library(bundle: Bundle | None) -> Library | None:
     if name := flags.FLAGS.library:
         return Library(read_index(Path(name)))
@@ -57,5 +83,5 @@ def budget() -> Budget | None:
 
 def about() -> dict[str, Any]:
     """The values of the flags that were given, as JSON values."""
-    names = ("workdir", "library", "bundle", "candidates", "refine", "refine_evaluations")
+    names = ("workdir", "library", "bundle", "presets", "candidates", "refine", "refine_evaluations")
     return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value}

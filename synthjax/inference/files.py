@@ -73,8 +73,12 @@ class PredictionFiles:
         """The content of every preset file by the ending of its name; None where there is no such file."""
         found: dict[str, bytes | None] = dict.fromkeys(written_endings())
         comment = f"Estimated by synthjax from the sound {name}."
-        candidates = [self._spec.decode(candidate.row) for candidate in prediction.candidates]
-        found |= self._instrument.preset_files(self._spec, candidates, name, comment, self._base)
+        candidates: list[Mapping[str, Any]] = [self._spec.decode(candidate.row) for candidate in prediction.candidates]
+        base = self._base
+        if best := prediction.best.base:
+            on_base = best.with_row(prediction.best.row, self._spec)
+            candidates, base = [on_base.values], on_base.base
+        found |= self._instrument.preset_files(self._spec, candidates, name, comment, base)
         if found[".vstpreset"] is None and self._plugin:
             found[".vstpreset"] = self._plugin.preset(prediction.best.row)
         return found

@@ -26,12 +26,15 @@ from data_pipeline.audio.coarse_features import CoarseFeatures
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
-from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.render.patch_renderer import GivenPatch, PatchRenderer
 from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import medoid, spread
 from synthjax.inference.refine import Budget, refine
 from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score
+from synthjax.inference.target_note import estimate_note, with_note
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
+from synthjax.retrieval.index import Patch
+from synthjax.retrieval.presets import Base, read_base
 from synthjax.retrieval.search import Library
 from synthjax.runs import cloud_runs
 from synthjax.runs.model import Model
@@ -54,6 +57,7 @@ class Candidate:
       distances: ``Target.distances`` of the render; empty without ``audio``.
       score: ranks the candidates; lower is better. None without ``audio``.
       fault: why the patch could not be rendered.
+      base: the preset that the row changes; None if the row says all of the patch.
     """
 
     row: NDArray[np.float32]
@@ -62,6 +66,7 @@ class Candidate:
     distances: Mapping[str, float] = field(default_factory=dict)
     score: float | None = None
     fault: str = ""
+    base: Base | None = None
 
 
 @dataclass(frozen=True)
@@ -93,25 +98,24 @@ class Prediction:
 
 
 class Predictor:
-    """A trained model, a library, or both, which propose candidates, and a renderer, which ranks them by sound."""
+    """A trained model, libraries, or both, which propose candidates, and a renderer, which ranks them by sound."""
 
     def __init__(
         self,
         model: Model | None,
         renderer: PatchRenderer | None = None,
-        library: Library | None = None,
-        *,
+        *libraries: Library,
         sounding: bool = True,
     ) -> None:
         """``sounding``: the time in which a target sounds counts beside the whole 4 s, as ``scoring`` says.
 
-        Raises ValueError without model and library, or if both are of different specs.
+        Raises ValueError without model and library, or if they are of different specs.
         """
-        specs = [one.spec for one in (model, library) if one]
+        specs = [one.spec for one in (model, *libraries) if one]
         if not specs or any(spec.content_hash != specs[0].content_hash for spec in specs):
             raise ValueError("candidates need a model or a library, of one spec")
         self.spec = specs[0]
-        self.model, self.renderer, self.library, self.sounding = model, renderer, library, sounding
+        self.model, self.renderer, self.libraries, self.sounding = model, renderer, libraries, sounding
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, *, renderer: PatchRenderer | None = None, **settings: Any) -> Predictor:
@@ -133,7 +137,7 @@ class Predictor:
     ) -> list[Prediction]:
         """The predictions for sounds (2, T) at 44.1 kHz, as ``sound_files.load_sound`` returns them.
 
-        The model draws ``candidates`` patches, and with a renderer the library adds its ``NEIGHBOURS`` nearest ones;
+        The model draws ``candidates`` patches, and with a renderer each library adds its ``NEIGHBOURS`` nearest ones;
         the best ``candidates`` of all are kept. A prediction depends on the sound and the seed (default: the run's),
         not on the other sounds. The first draws are the same for every number of candidates. ``batch_size`` sounds are
         sampled at once. Every size is compiled anew, so a caller with many groups of sounds gives the same size for
@@ -143,14 +147,35 @@ class Predictor:
             return []
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
         proposed: list[list[Candidate]] = [[] for _ in sounds]
-        if self.library:
-            nearest = self.library.nearest(mels, max(candidates, NEIGHBOURS) if self.renderer else candidates)
-            for found, patches in zip(proposed, nearest, strict=True):
-                found += [Candidate(patch.row, patch.origin) for patch in patches]
+        wanted = max(candidates, NEIGHBOURS) if self.renderer else candidates
+        for library in self.libraries:
+            for found, near in zip(proposed, self.nearest(library, sounds, mels, wanted), strict=True):
+                found += near
         if self.model:
             for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size), strict=True):
                 found += drawn
         return self.rank(sounds, proposed, candidates)
+
+    def nearest(
+        self, library: Library, sounds: Sequence[NDArray[np.floating]], mels: Float[np.ndarray, "S C M F"], count: int
+    ) -> list[list[Candidate]]:
+        """A library's nearest patches to sounds (2, T) with these spectrograms in dB.
+
+        A preset may be played with any note, so it is played with an estimate of the target's.
+        """
+        return [
+            list(self._candidates(sound, patches))
+            for sound, patches in zip(sounds, library.nearest(mels, count), strict=True)
+        ]
+
+    def _candidates(self, sound: NDArray[np.floating], patches: Sequence[Patch]) -> Iterator[Candidate]:
+        note = estimate_note(sound) if any(patch.preset for patch in patches) else None
+        for patch in patches:
+            if note is None or patch.preset is None:
+                yield Candidate(patch.row, patch.origin)
+            else:
+                base = read_base(patch.preset, patch.row)
+                yield Candidate(with_note(patch.row, self.spec, note), patch.origin, base=base)
 
     def drawn(
         self,
@@ -193,15 +218,23 @@ class Predictor:
         played = instrument(renderer.synth.synth)
         target = Target.of(sound, sounding=self.sounding, features=CoarseFeatures)
 
+        # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
+        bases = list(dict.fromkeys(candidate.base for candidate in prediction.candidates))
+        starts = [(*candidate.row, bases.index(candidate.base)) for candidate in prediction.candidates]
+
+        def split(row: NDArray[np.floating]) -> Candidate:
+            return Candidate(row[:-1].astype(np.float32), base=bases[int(row[-1])])
+
         def scores(rows: NDArray[np.floating], limit: float) -> NDArray[np.float64]:
             found = np.full(len(rows), math.inf)
-            for patch in renderer.render(enumerate(rows), measure=ScoreOf(target, limit)):
+            asked = ((number, self._given(split(row))) for number, row in enumerate(rows))
+            for patch in renderer.render(asked, measure=ScoreOf(target, limit)):
                 if patch.measured is not None:
                     found[patch.key] = patch.measured
             return found
 
         found = refine(
-            np.stack([candidate.row for candidate in prediction.candidates]),
+            starts,
             scores,
             spec=self.spec,
             panel=played.panel,
@@ -213,7 +246,7 @@ class Predictor:
         if not found.score < found.start_score:
             return prediction, found.interrupted
         origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
-        refined = self._heard(sound, [Candidate(found.row.astype(np.float32), origin)]).best
+        refined = self._heard(sound, [replace(split(found.row), origin=origin)]).best
         # The search's scores are coarse. Where renders differ they are means, for that of one depends on chance.
         if played.exact and _order(refined) >= _order(prediction.best):
             return prediction, found.interrupted
@@ -239,15 +272,18 @@ class Predictor:
     def _scored(self, target: Target, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate]]:
         """The rendered candidates with their numbers, in any order."""
         assert self.renderer is not None
-        rows = ((number, candidate.row) for number, candidate in enumerate(candidates))
-        for patch in self.renderer.render(rows, measure=ScoredSound(target)):
+        asked = ((number, self._given(candidate)) for number, candidate in enumerate(candidates))
+        for patch in self.renderer.render(asked, measure=ScoredSound(target)):
             points, audio = patch.measured or (None, None)
             yield patch.key, replace(candidates[patch.key], audio=audio, score=points, fault=patch.fault)
+
+    def _given(self, candidate: Candidate) -> GivenPatch:
+        return candidate.base.with_row(candidate.row, self.spec) if candidate.base else candidate.row
 
     def _unheard(self, candidates: Sequence[Candidate], keep: int | None = None) -> Prediction:
         """Without renders, the library's nearest is first; without a library, the medoid."""
         first, chosen = candidates[0], BY_INDEX
-        if self.library is None:
+        if not self.libraries:
             first = candidates[medoid(np.stack([candidate.row for candidate in candidates]))]
             chosen = BY_MEDOID if len(candidates) > 1 else ONLY
         others = (candidate for candidate in candidates if candidate is not first)

@@ -8,7 +8,8 @@ A synthesizer may not sound the same twice, so the lowest of many scores may be 
 best members are therefore rendered again, several times each. The best of them replaces the start if its mean score is
 lower than the start's.
 
-Shapes: K candidates, W row width, P rows scored together.
+Shapes: K candidates, W row width, P rows scored together. Rows may have further columns beyond W, such as the number of
+a base patch: a child has those of its parent.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def refine(
     """Searches from candidates (K, W), best first. The result never scores worse than the first one.
 
     Args:
-      candidates: finite numbers, clipped to [0, 1] as in decoding.
+      candidates: finite numbers; the first W columns are clipped to [0, 1] as in decoding.
       score: renders rows and measures them. Its renderers should run already: its first call sets the pace.
       spec: the spec of the rows.
       panel: the synthesizer's modules.
@@ -95,7 +96,8 @@ def refine(
       KeyboardInterrupt: before the start is scored. Later, an interruption ends the search, and the best row so far is
         returned.
     """
-    every = np.clip(np.array(candidates, np.float64), 0.0, 1.0)
+    every = np.array(candidates, np.float64)
+    every[:, : spec.width] = np.clip(every[:, : spec.width], 0.0, 1.0)
     rows = every[:MEMBERS]
     repeats = 1 if exact else REPEATS
     scorer = _Scorer(score, budget)

@@ -13,7 +13,7 @@ from data_pipeline.audio.sound_files import LoadedSound
 from data_pipeline.synths.decoding import note_name
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.evaluation.table import PREDICTION
-from synthjax.inference.predictor import MODEL, ONLY, REFINED, Candidate, Prediction
+from synthjax.inference.predictor import ONLY, REFINED, Candidate, Prediction
 from synthjax.metrics.parameters import summarise
 from synthjax.report import Clip, ReportWriter, SoundEntry
 from synthjax.report.entries import PREDICTION_METRICS, metric_rows, parameter_rows
@@ -77,5 +77,6 @@ def _clip(number: int, candidate: Candidate, prediction: Prediction) -> Clip:
         label = "Prediction, refined" if refined else "Prediction"
     else:
         label = f"Candidate {number if refined else number + 1}"
-    source = "model" if candidate.origin == MODEL else "library"
-    return Clip(label if refined and number == 0 else f"{label}, {source}", candidate.audio, candidate.distances)
+    return Clip(
+        label if refined and number == 0 else f"{label}, {candidate.origin}", candidate.audio, candidate.distances
+    )

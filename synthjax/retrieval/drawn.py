@@ -134,7 +134,7 @@ class DrawLog:
             "refused": dict(self.refused),
         }
         attempts = np.array([self._found[number] for number in self.numbers], np.uint16)
-        return Source(about, attempts, self._rows if self.settings.mixture else None), self._pooled
+        return Source(about, attempts, rows=self._rows if self.settings.mixture else None), self._pooled
 
     def remove(self) -> None:
         """Removes the log's file."""

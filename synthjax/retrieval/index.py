@@ -30,30 +30,79 @@ METADATA, VERSION = "synthjax_index", 1
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Patches of one draw.
+    """Patches of one draw, or presets of one folder.
 
     Attributes:
-      about: seed, number of the first patch, content hash of the prior (None: the weights of the spec), and how many
-        renders were refused by reason; JSON values.
-      attempts: the attempt (n,) uint16 that was accepted for each patch.
-      rows: the patches (n, W) of a mixture; None where seed, number and attempt give them back.
+      about: JSON values. Of a draw: ``seed``, the number of the ``first`` patch, ``prior_hash`` (the content hash of a
+        mixture; None: the weights of the spec), and how many renders were ``refused`` by reason. Of presets: the
+        ``folder``, its ``files``, and the ``names`` of the patches.
+      attempts: of a draw, the attempt (n,) uint16 that was accepted for each patch.
+      places: of presets, the number (n, 2) of each one's file, and its own number in the file.
+      rows: the patches (n, W) of a mixture or of presets. Those of a draw by the spec's weights are drawn again.
     """
 
     about: Mapping[str, Any]
-    attempts: Int[np.ndarray, " n"]
+    attempts: Int[np.ndarray, " n"] | None = None
+    places: Int[np.ndarray, "n 2"] | None = None
     rows: Float[np.ndarray, "n W"] | None = None
 
     def __len__(self) -> int:
-        return len(self.attempts)
+        return next(len(array) for array in (self.attempts, self.places) if array is not None)
+
+    def require(self, spec: ParamSpec) -> None:
+        """Raises ValueError or KeyError for a source that is not whole."""
+        drawn, about = self.attempts is not None, self.about
+        if drawn == (self.places is not None) or not (drawn or self.rows is not None):
+            raise ValueError("a source without patches")
+        if drawn and not all(isinstance(about[key], int) for key in ("seed", "first")):
+            raise ValueError("a source without seed")
+        if self.places is not None:
+            whole = isinstance(about["folder"], str) and len(about["names"]) == len(self)
+            if not whole or self.places.shape != (len(self), 2) or self.places[:, 0].max() >= len(about["files"]):
+                raise ValueError("presets without files")
+        if self.rows is not None and self.rows.shape != (len(self), spec.width):
+            raise ValueError(f"rows of shape {self.rows.shape}")
+
+    def patch(self, number: int, spec: ParamSpec) -> tuple[Float[np.ndarray, " W"], str, PresetPlace | None]:
+        """The row (W,) of a patch, where it is from, and its place if it is a preset."""
+        about = self.about
+        if self.places is not None:
+            assert self.rows is not None
+            file, place = map(int, self.places[number])
+            preset = (Path(about["folder"]) / about["files"][file], place)
+            return self.rows[number], f"preset {about['names'][number]!r} in {about['files'][file]}", preset
+        seed, index = about["seed"], about["first"] + number
+        if self.rows is not None:
+            return self.rows[number], f"row {index} of seed {seed} of a mixture", None
+        assert self.attempts is not None
+        [row] = spec.sample(seed, [index], [int(self.attempts[number])])
+        return row, f"row {index} of seed {seed}", None
+
+    def described(self) -> str:
+        """A line that says what the source holds."""
+        about = self.about
+        if self.places is not None:
+            return f"- {len(self)} presets of {about['folder']}"
+        prior = "the weights of the spec" if self.rows is None else f"mixture {about['prior_hash']}"
+        refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
+        return f"- {len(self)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; refused: {refused}"
+
+
+PresetPlace = tuple[Path, int]
+"""The file of a preset, and its number in the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A patch of an index: its row (W,), where it is from, and the distance of its sound to the target's."""
+    """A patch of an index: its row (W,), where it is from, and the distance of its sound to the target's.
+
+    ``preset`` is the place of a preset, which may be played with any note.
+    """
 
     row: Float[np.ndarray, " W"]
     origin: str
     distance: float
+    preset: PresetPlace | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +114,7 @@ class Index:
       synth: name and version of the synthesizer that rendered the sounds.
       embedding: the embedding of all patches.
       codes: the embeddings (N, D).
-      sources: the draws of the patches, in the order of the codes.
+      sources: where the patches are from, in the order of the codes.
     """
 
     spec: ParamSpec
@@ -79,31 +128,18 @@ class Index:
 
     def patches(self, numbers: Sequence[int], distances: Sequence[float]) -> list[Patch]:
         """The patches of some numbers below N, which lie at these distances from a target."""
-        return [Patch(*self._patch(int(one)), float(far)) for one, far in zip(numbers, distances, strict=True)]
+        return [self._patch(int(one), float(far)) for one, far in zip(numbers, distances, strict=True)]
 
-    def _patch(self, number: int) -> tuple[Float[np.ndarray, " W"], str]:
-        """The row (W,) of a patch, and where it is from."""
+    def _patch(self, number: int, distance: float) -> Patch:
         place = int(np.searchsorted(self._ends, number, side="right"))
         source = self.sources[place]
-        within = number - int(self._ends[place]) + len(source)
-        seed, index = source.about["seed"], source.about["first"] + within
-        if source.rows is not None:
-            return source.rows[within], f"row {index} of seed {seed} of a mixture"
-        [row] = self.spec.sample(seed, [index], [int(source.attempts[within])])
-        return row, f"row {index} of seed {seed}"
+        row, origin, preset = source.patch(number - int(self._ends[place]) + len(source), self.spec)
+        return Patch(row, origin, distance, preset)
 
     def described(self) -> list[str]:
         """Lines that say what the index holds."""
         lines = [f"patches: {len(self)}, of spec {self.spec.name}, rendered with {' '.join(self.synth)}"]
-        for source in self.sources:
-            about = source.about
-            prior = "the weights of the spec" if source.rows is None else f"mixture {about['prior_hash']}"
-            refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
-            lines.append(
-                f"- {len(source)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; "
-                f"refused: {refused}"
-            )
-        return lines
+        return [*lines, *(source.described() for source in self.sources)]
 
     @cached_property
     def _ends(self) -> Int[np.ndarray, " S"]:
@@ -118,9 +154,8 @@ def write_index(path: Path, index: Index) -> None:
     """Writes an index, whole or not at all. Raises UserError."""
     tensors = {"codes": index.codes, "mean": index.embedding.mean, "basis": index.embedding.basis}
     for number, source in enumerate(index.sources):
-        tensors[f"attempts.{number}"] = source.attempts.astype(np.uint16)
-        if source.rows is not None:
-            tensors[f"rows.{number}"] = source.rows.astype(np.float32)
+        arrays = {"attempts": source.attempts, "places": source.places, "rows": source.rows}
+        tensors |= {f"{name}.{number}": array for name, array in arrays.items() if array is not None}
     about = {
         "version": VERSION,
         "spec": spec_json(index.spec),
@@ -156,17 +191,14 @@ def parse_index(content: bytes, name: str) -> Index:
 def _index(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Index:
     spec = parse_spec(about["spec"], "of an index")
     sources = tuple(
-        Source(of_one, tensors[f"attempts.{number}"], tensors.get(f"rows.{number}"))
+        Source(of_one, *(tensors.get(f"{name}.{number}") for name in ("attempts", "places", "rows")))
         for number, of_one in enumerate(about["sources"])
     )
     embedding = Embedding(tensors["mean"], tensors["basis"])
     codes = tensors["codes"]
     name, version = map(str, about["synth"])
     for source in sources:
-        if not all(isinstance(source.about[key], int) for key in ("seed", "first")):
-            raise ValueError("a source without seed")
-        if source.rows is not None and source.rows.shape != (len(source), spec.width):
-            raise ValueError(f"rows of shape {source.rows.shape}")
+        source.require(spec)
     if codes.shape != (sum(map(len, sources)), embedding.basis.shape[1]):
         raise ValueError(f"embeddings of shape {codes.shape}")
     return Index(spec, (name, version), embedding, codes, sources)

@@ -23,7 +23,7 @@ class Library:
     """An index of known patches that is searched. Its embeddings stay on the device."""
 
     def __init__(self, index: Index) -> None:
-        self.spec = index.spec
+        self.spec, self.embedding = index.spec, index.embedding
         self._index = index
         rest = -len(index) % CHUNK
         codes = np.pad(index.codes, ((0, rest), (0, 0)))
@@ -38,7 +38,7 @@ class Library:
         self, mels: Float[np.ndarray, "S C M F"], count: int
     ) -> tuple[Int[np.ndarray, "S K"], Float[np.ndarray, "S K"]]:
         """The numbers in the index of the patches that ``nearest`` returns, and their distances."""
-        queries = jnp.asarray(self._index.embedding.project(np.stack([pooled(mel) for mel in mels])))
+        queries = jnp.asarray(self.embedding.project(np.stack([pooled(mel) for mel in mels])))
         found = []
         for number, chunk in enumerate(self._chunks):
             patches = min(CHUNK, len(self._index) - number * CHUNK)

@@ -66,11 +66,12 @@ def changed_settings() -> str:
 
 
 def bundle_if_named() -> Bundle | None:
-    """The bundle that --bundle names; None without it. Raises UserError."""
+    """The bundle that --bundle names; None without it. Raises UserError, also if --workdir names a second model."""
     f = flags.FLAGS
-    if f.bundle and f.workdir:
+    bundle = read_bundle(f.bundle) if f.bundle else None
+    if bundle and bundle.has_model and f.workdir:
         raise UserError("--workdir and --bundle both name a model: give one of them")
-    return read_bundle(f.bundle) if f.bundle else None
+    return bundle
 
 
 def load_model_if_named(bundle: Bundle | None = None) -> Model | None:

@@ -31,6 +31,7 @@ from jaxtyping import Int
 
 from data_pipeline.cloud.staging import local_root
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.machine import keep_freed_memory
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.shards.cached_reader import CachedReader
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY, ShardReader
@@ -228,6 +229,7 @@ def prefetch(batches: Batches, *, workers: int, start: int = 0) -> Generator[Ite
     threads = grain.ReadOptions(num_threads=0 if workers else 1, prefetch_buffer_size=0 if workers else BATCHES_AHEAD)
     stream = dataset.to_iter_dataset(threads)
     if workers:
+        keep_freed_memory()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
         stream = stream.mp_prefetch(options, worker_init_fn=_tie_to_parent)
     iterator = iter(stream)

@@ -15,7 +15,7 @@ from data_pipeline.synths.instrument import FilePatch, Instrument, Values
 from data_pipeline.synths.protocol import SynthSettings
 from data_pipeline.synths.surge import preset_files
 from data_pipeline.synths.surge.display import surge_texts
-from data_pipeline.synths.surge.patch import SPECS, PatchTemplate, patch_values, state_of, surge_template
+from data_pipeline.synths.surge.patch import SPECS, PatchTemplate, patch_values, surge_template
 from data_pipeline.synths.surge.synth import SurgeXT
 
 # Where `make surge-xt` puts the plugin, in the checkout where it runs.
@@ -93,10 +93,11 @@ class SurgeInstrument(Instrument):
         self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str, base: bytes | None = None
     ) -> dict[str, bytes]:
         """The first candidate as ``.fxp``, which Surge's browser reads, and as ``.vstpreset``, for any host."""
-        template = surge_template(spec)
-        if template is None:
-            return {}
-        return preset_files.preset_files(state_of(template.xml(candidates[0])), name, comment)
+        if base is not None:
+            template = PatchTemplate.on(base, spec, frozenset(candidates[0]))
+            return preset_files.preset_files(template.state(candidates[0]), name, comment)
+        found = surge_template(spec)
+        return preset_files.preset_files(found.state(candidates[0]), name, comment) if found else {}
 
 
 def plugin_path(settings: SynthSettings) -> str:

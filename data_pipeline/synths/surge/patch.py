@@ -129,9 +129,12 @@ class PatchTemplate:
 
     def preset(self, values: Mapping[str, Any]) -> bytes:
         """Makes the bytes of a ``.vstpreset`` of raw values by parameter name. Raises ValueError as ``xml`` does."""
+        return build_container(CLASS_ID, self.state(values))
+
+    def state(self, values: Mapping[str, Any]) -> bytes:
+        """Makes the plugin's state of raw values by parameter name. Raises ValueError as ``xml`` does."""
         xml = self.xml(values)
-        state = _STATE_HEADER.pack(_STATE_MAGIC, len(xml), self._sizes) + xml + self._wavetables
-        return build_container(CLASS_ID, state)
+        return _STATE_HEADER.pack(_STATE_MAGIC, len(xml), self._sizes) + xml + self._wavetables
 
 
 @cache
