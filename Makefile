@@ -39,7 +39,7 @@ help: ## List the targets.
 	$(BIN)/python -m pip install --quiet --editable '.[dexed]'
 	@touch .venv/dexed
 
-quickstart: .venv/dexed ## Train on sounds of Dexed and answer others with a .syx bank (4 minutes on 2 cores).
+quickstart: .venv/dexed ## Answer sounds with a .syx bank for the DX7, then train a model (3 minutes on 2 cores).
 	$(BIN)/python scripts/quickstart.py
 
 surge-xt: ## Fetch the Surge XT plugin (GPL-3) into plugins/, without root.

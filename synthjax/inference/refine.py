@@ -1,8 +1,8 @@
 """Refinement: a search for patches that sound nearer to a target, by rendering and comparing sounds.
 
 A population of patches begins with the candidates. In every generation each child is a copy of a member with one move:
-a value is changed, a module such as an operator is taken from another member or candidate, or the note is moved. The
-best of all live on. Values whose changes were not heard are changed less often.
+a few values are changed, a module such as an operator is taken from another member or candidate, or the note is moved.
+The best of all live on. Values of a member whose changes were not heard are rarely changed again.
 
 A synthesizer may not sound the same twice, so the lowest of many scores may be low by chance. Where renders differ, the
 best members are therefore rendered again, several times each. The best of them replaces the start if its mean score is
@@ -37,6 +37,10 @@ FINALISTS = 3
 
 # The probabilities of the moves; the rest move the note.
 VALUE, MODULE = 0.6, 0.33
+# With this probability a further value is changed, and so on, up to MOST_VALUES.
+FURTHER, MOST_VALUES = 0.4, 6
+# A value that was not heard has this part of the probability of others.
+QUIET = 0.02
 # A value is drawn anew with this probability, else it moves by up to a step, as a part of its range.
 ANEW = 0.4
 STEP = 0.1
@@ -147,13 +151,27 @@ class _Scorer:
         return seconds <= self._budget.seconds and self.evaluations + rows <= self._budget.evaluations
 
 
+@dataclass(frozen=True, eq=False)
+class _Child:
+    """A child's row (W,), its parent's place, and the numbers of the values and of the module that were changed."""
+
+    row: Rows
+    parent: int
+    values: NDArray[np.int64]
+    module: int | None = None
+
+
 class _Population:
-    """The best rows so far (at most ``MEMBERS``), best first, and their scores."""
+    """The best rows so far (at most ``MEMBERS``), best first, with their scores.
+
+    ``quiet`` has for every member the values whose changes were not heard. Children inherit them.
+    """
 
     def __init__(self, rows: Rows, scores: Scores, moves: _Moves) -> None:
         self.rows, self.scores = rows, scores
         self._moves = moves
-        self._parents: list[tuple[int | None, float]] = []
+        self._quiet = np.zeros((len(rows), moves.values), bool)
+        self._children: list[_Child] = []
 
     @property
     def limit(self) -> float:
@@ -162,19 +180,23 @@ class _Population:
 
     def children(self) -> Rows:
         """A generation of children (P, W)."""
-        born = [self._moves.child(self.rows) for _ in range(CHILDREN)]
-        self._parents = [(value, float(self.scores[parent])) for _, parent, value in born]
-        return np.stack([row for row, _, _ in born])
+        self._children = [self._moves.child(self.rows, self._quiet) for _ in range(CHILDREN)]
+        return np.stack([child.row for child in self._children])
 
     def add(self, rows: Rows, scores: Scores) -> None:
         """Adds scored rows. The best of all live on; rows that sound alike to the last bit count once."""
-        for (value, before), after in zip(self._parents, scores, strict=False):
-            if value is not None:
-                self._moves.note(value, heard=after != before)
+        quiet = np.zeros((len(rows), self._moves.values), bool)
+        for number, child in enumerate(self._children):
+            quiet[number] = self._quiet[child.parent]
+            if scores[number] == self.scores[child.parent]:
+                self._quiet[child.parent, child.values] = True
+            else:
+                quiet[number] &= ~self._moves.affected(child)
         rows, scores = np.concatenate([self.rows, rows]), np.concatenate([self.scores, scores])
         _, first = np.unique(scores, return_index=True)
         kept = first[:MEMBERS]
-        self.rows, self.scores, self._parents = rows[kept], scores[kept], []
+        self._quiet = np.concatenate([self._quiet, quiet])[kept]
+        self.rows, self.scores, self._children = rows[kept], scores[kept], []
 
 
 class _Moves:
@@ -184,34 +206,38 @@ class _Moves:
         self._rng = np.random.default_rng(seed)
         self._spec, self._candidates = spec, candidates
         self._modules = Modules.of(spec, panel)
-        self._tried = np.ones(len(spec.synth_params))
-        self._heard = np.ones(len(spec.synth_params))
+        self._module_of = np.array([self._modules.of_column[spec.slices[one.name].start] for one in spec.synth_params])
+        self.values = len(spec.synth_params)
 
-    def child(self, members: Rows) -> tuple[Rows, int, int | None]:
-        """A child (W,), the number of its parent, and the number of the value that was changed, if it is one.
-
-        Better members have more children.
-        """
+    def child(self, members: Rows, quiet: NDArray[np.bool_]) -> _Child:
+        """A child. Better members have more children."""
         rng = self._rng
         parent = int(len(members) * rng.random() ** 2)
         row = members[parent].copy()
         move = rng.random()
         if move < VALUE:
-            weights = self._heard / self._tried
-            value = int(rng.choice(len(weights), p=weights / weights.sum()))
-            self._change(row, self._spec.synth_params[value])
-            return row, parent, value
+            weights = np.where(quiet[parent], QUIET, 1.0)
+            count = min(int(rng.geometric(1.0 - FURTHER)), MOST_VALUES, self.values)
+            values = rng.choice(self.values, count, replace=False, p=weights / weights.sum())
+            for value in values:
+                self._change(row, self._spec.synth_params[value])
+            return _Child(row, parent, values)
+        nothing = np.zeros(0, np.int64)
         if move < VALUE + MODULE:
             donors = members if rng.random() < 0.5 else self._candidates
-            self._exchange(row, donors[rng.integers(len(donors))])
-        else:
-            self._change(row, self._spec.note_params[rng.integers(len(self._spec.note_params))])
-        return row, parent, None
+            module = int(rng.integers(len(self._modules.fitting)))
+            self._exchange(row, donors[rng.integers(len(donors))], module)
+            return _Child(row, parent, nothing, module)
+        self._change(row, self._spec.note_params[rng.integers(len(self._spec.note_params))])
+        return _Child(row, parent, nothing)
 
-    def note(self, value: int, *, heard: bool) -> None:
-        """Notes whether the change of a value was heard."""
-        self._tried[value] += 1
-        self._heard[value] += heard
+    def affected(self, child: _Child) -> NDArray[np.bool_]:
+        """The values that may be heard after a change that was: those of the same module."""
+        if child.module is not None:
+            return self._module_of == child.module
+        if len(child.values) == 1:
+            return self._module_of == self._module_of[child.values[0]]
+        return np.zeros(self.values, bool)
 
     def _change(self, row: Rows, parameter: Parameter) -> None:
         rng, columns = self._rng, row[self._spec.slices[parameter.name]]
@@ -233,10 +259,9 @@ class _Moves:
                 columns += rng.uniform(-STEP, STEP)
         np.clip(columns, 0.0, 1.0, out=columns)
 
-    def _exchange(self, row: Rows, donor: Rows) -> None:
+    def _exchange(self, row: Rows, donor: Rows, module: int) -> None:
         """Takes a module from a donor."""
         rng, modules = self._rng, self._modules
-        module = rng.integers(len(modules.fitting))
         choice = rng.integers(modules.fitting[module]) if rng.random() < OTHER_PLACE else 0
         own = np.flatnonzero(modules.of_column == module)
         row[own] = donor[modules.sources[choice, own]]
