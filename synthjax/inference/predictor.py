@@ -30,7 +30,7 @@ from data_pipeline.render.patch_renderer import GivenPatch, PatchRenderer
 from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import medoid, spread
 from synthjax.inference.refine import Budget, refine
-from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score
+from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score, stored
 from synthjax.inference.target_note import estimate_note, with_note
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
 from synthjax.retrieval.index import Patch
@@ -216,8 +216,6 @@ class Predictor:
         if renderer is None:
             raise UserError("refinement searches by sound, which needs a renderer")
         played = instrument(renderer.synth.synth)
-        target = Target.of(sound, sounding=self.sounding, features=CoarseFeatures)
-
         # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
         bases = list(dict.fromkeys(candidate.base for candidate in prediction.candidates))
         starts = [(*candidate.row, bases.index(candidate.base)) for candidate in prediction.candidates]
@@ -228,20 +226,21 @@ class Predictor:
         def scores(rows: NDArray[np.floating], limit: float) -> NDArray[np.float64]:
             found = np.full(len(rows), math.inf)
             asked = ((number, self._given(split(row))) for number, row in enumerate(rows))
-            for patch in renderer.render(asked, measure=ScoreOf(target, limit)):
+            for patch in renderer.render(asked, measure=ScoreOf(path, limit)):
                 if patch.measured is not None:
                     found[patch.key] = patch.measured
             return found
 
-        found = refine(
-            starts,
-            scores,
-            spec=self.spec,
-            panel=played.panel,
-            budget=budget,
-            exact=played.exact,
-            seed=self._seed(seed),
-        )
+        with stored(Target.of(sound, sounding=self.sounding, features=CoarseFeatures)) as path:
+            found = refine(
+                starts,
+                scores,
+                spec=self.spec,
+                panel=played.panel,
+                budget=budget,
+                exact=played.exact,
+                seed=self._seed(seed),
+            )
         prediction = replace(prediction, evaluations=found.evaluations)
         if not found.score < found.start_score:
             return prediction, found.interrupted
@@ -260,20 +259,20 @@ class Predictor:
 
         Coarse scores choose those that are kept. Only these are measured exactly.
         """
-        coarse = Target.of(sound, sounding=self.sounding, features=CoarseFeatures)
-        scored = self._scored(coarse, candidates)
-        kept = heapq.nsmallest(keep or len(candidates), scored, key=lambda one: (_order(one[1]), one[0]))
+        with stored(Target.of(sound, sounding=self.sounding, features=CoarseFeatures)) as path:
+            scored = self._scored(path, candidates)
+            kept = heapq.nsmallest(keep or len(candidates), scored, key=lambda one: (_order(one[1]), one[0]))
         target = Target.of(sound, sounding=self.sounding)
         measured = [_measured(candidate, target) for _, candidate in kept]
         if all(candidate.score is None for candidate in measured):
             return self._unheard(measured)
         return Prediction(self.spec, tuple(sorted(measured, key=_order)), BY_SOUND if len(candidates) > 1 else ONLY)
 
-    def _scored(self, target: Target, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate]]:
-        """The rendered candidates with their numbers, in any order."""
+    def _scored(self, path: str, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate]]:
+        """The rendered candidates with their numbers, in any order, scored against the target stored at ``path``."""
         assert self.renderer is not None
         asked = ((number, self._given(candidate)) for number, candidate in enumerate(candidates))
-        for patch in self.renderer.render(asked, measure=ScoredSound(target)):
+        for patch in self.renderer.render(asked, measure=ScoredSound(path)):
             points, audio = patch.measured or (None, None)
             yield patch.key, replace(candidates[patch.key], audio=audio, score=points, fault=patch.fault)
 

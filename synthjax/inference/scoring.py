@@ -9,8 +9,13 @@ Shapes: C channels, T samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,27 +92,41 @@ class Target:
         return total
 
 
-@dataclass(frozen=True, eq=False)
-class ScoreOf:
-    """The score of a sound as a function of the sound alone, for render workers. ``limit``: see ``score_within``."""
+@contextmanager
+def stored(target: Target) -> Iterator[str]:
+    """The path of a file with a target, while the context lasts: render workers read it once, not for every sound."""
+    with TemporaryDirectory(prefix="synthjax-") as folder:
+        path = Path(folder) / "target"
+        path.write_bytes(pickle.dumps(target))
+        yield str(path)
 
-    target: Target
+
+@lru_cache(maxsize=2)
+def _read(path: str) -> Target:
+    return pickle.loads(Path(path).read_bytes())
+
+
+@dataclass(frozen=True)
+class ScoreOf:
+    """The score of a sound against a stored target, as a function of the sound alone. ``limit``: ``score_within``."""
+
+    path: str
     limit: float = math.inf
 
     def __call__(self, audio: NDArray[np.floating]) -> float:
         """The score of a sound (C, T)."""
-        return self.target.score_within(audio, self.limit)
+        return _read(self.path).score_within(audio, self.limit)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ScoredSound:
-    """The score of a sound beside the sound itself, for render workers."""
+    """The score of a sound against a stored target beside the sound itself."""
 
-    target: Target
+    path: str
 
     def __call__(self, audio: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
         """The score of a sound (C, T), and the sound."""
-        return self.target.score_within(audio, math.inf), audio
+        return _read(self.path).score_within(audio, math.inf), audio
 
 
 def score(distances: Mapping[str, float]) -> float:

@@ -14,7 +14,7 @@ from data_pipeline.audio.metrics import METRICS
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.protocol import NOTE_TIMES
 from data_pipeline.synths.subtractive import Subtractive
-from synthjax.inference.scoring import SOUNDING, ScoreOf, Target, score, sounding_samples
+from synthjax.inference.scoring import SOUNDING, ScoreOf, Target, score, sounding_samples, stored
 
 SYNTH, SPEC = Subtractive(), load_spec("subtractive")
 PATCHES = [SPEC.decode(row) for row in SPEC.sample(0, range(13), [0] * 13)]
@@ -64,10 +64,11 @@ def test_a_short_target_is_also_measured_over_the_time_in_which_it_sounds() -> N
 @pytest.mark.parametrize("sounding", [True, False])
 def test_scores_are_exact_up_to_the_limit_and_beyond_it_beyond(sounding: bool) -> None:
     target = Target.of(sound(PATCHES[0], 0.0, 1.0), sounding=sounding, features=CoarseFeatures)
-    for patch in PATCHES[1:6]:
-        other = sound(patch, 0.0, 1.0)
-        exact = score(target.distances(other))
-        assert ScoreOf(target)(other) == pytest.approx(exact)
-        assert ScoreOf(target, exact + 0.01)(other) == pytest.approx(exact)
-        for limit in (0.1 * exact, 0.5 * exact, 0.9 * exact):
-            assert limit < ScoreOf(target, limit)(other) <= exact + 1e-9
+    with stored(target) as path:
+        for patch in PATCHES[1:6]:
+            other = sound(patch, 0.0, 1.0)
+            exact = score(target.distances(other))
+            assert ScoreOf(path)(other) == pytest.approx(exact)
+            assert ScoreOf(path, exact + 0.01)(other) == pytest.approx(exact)
+            for limit in (0.1 * exact, 0.5 * exact, 0.9 * exact):
+                assert limit < ScoreOf(path, limit)(other) <= exact + 1e-9
