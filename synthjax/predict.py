@@ -33,6 +33,7 @@ from synthjax.inference import candidate_flags, renderer_flags
 from synthjax.inference.files import PredictionFiles
 from synthjax.inference.predictor import Predictor
 from synthjax.inference.sound_paths import find_sounds, require_apart, result_names
+from synthjax.inference.target_note import estimate_note, octave_remark
 from synthjax.report.entries import described
 from synthjax.report.prediction import prediction_report
 from synthjax.runs import model_flags
@@ -113,6 +114,9 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
         for first in range(0, len(sounds), at_once):
             group = range(first, min(first + at_once, len(sounds)))
             loaded = {index: sound for index in group if (sound := _load(sounds[index], faults))}
+            for index, sound in loaded.items() if predictor.libraries else ():
+                if remark := octave_remark(estimate_note(sound.audio), predictor.spec):
+                    print(f"{sounds[index].name}: {remark}", file=sys.stderr)
             targets = [sound.audio for sound in loaded.values()]
             found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):

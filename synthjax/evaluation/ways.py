@@ -110,7 +110,7 @@ def _answer(
     answers: Answers = {}
     for way, candidates in _proposals(predictor, targets, index, sound, random, settings.renders):
         begin = monotonic()
-        [answers[way]] = predictor.rank([sound], [candidates])
+        [answers[way]] = predictor.rank([sound], [candidates], keep=1)
         measured[way] = _figures(answers[way], len(candidates), monotonic() - begin)
     if settings.budget:
         begin = monotonic()

@@ -73,13 +73,15 @@ class Candidate:
 class Prediction:
     """The candidates of one sound, best first.
 
-    ``chosen`` says how the first was chosen, ``evaluations`` how many renders a refinement took.
+    ``chosen`` says how the first was chosen, ``evaluations`` how many renders a refinement took. ``spare`` are further
+    candidates, from which refinement starts too.
     """
 
     spec: ParamSpec
     candidates: tuple[Candidate, ...]
     chosen: str
     evaluations: int = 0
+    spare: tuple[Candidate, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -198,7 +200,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions of given candidates for each sound (2, T), ordered by sound if there is a renderer.
 
-        The first ``keep`` are kept (default: all).
+        The first ``keep`` are kept (default: all); with a renderer the others are spare.
         """
         if self.renderer is None:
             return [self._unheard(proposed, keep) for proposed in candidates]
@@ -217,8 +219,9 @@ class Predictor:
             raise UserError("refinement searches by sound, which needs a renderer")
         played = instrument(renderer.synth.synth)
         # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
-        bases = list(dict.fromkeys(candidate.base for candidate in prediction.candidates))
-        starts = [(*candidate.row, bases.index(candidate.base)) for candidate in prediction.candidates]
+        every = (*prediction.candidates, *prediction.spare)
+        bases = list(dict.fromkeys(candidate.base for candidate in every))
+        starts = [(*candidate.row, bases.index(candidate.base)) for candidate in every]
 
         def split(row: NDArray[np.floating]) -> Candidate:
             return Candidate(row[:-1].astype(np.float32), base=bases[int(row[-1])])
@@ -257,16 +260,30 @@ class Predictor:
     ) -> Prediction:
         """Renders candidates and orders them by sound, those that could not be rendered last.
 
-        Coarse scores choose those that are kept. Only these are measured exactly.
+        Coarse scores choose those that are kept. Only these are measured exactly; the others are spare.
         """
+        spare: dict[int, Candidate] = {}
+
+        def scored() -> Iterator[tuple[float, int, Candidate]]:
+            for number, candidate in self._scored(path, candidates):
+                spare[number] = replace(candidate, audio=None)  # Sounds are large.
+                yield _order(candidate), number, candidate
+
         with stored(Target.of(sound, sounding=self.sounding, features=CoarseFeatures)) as path:
-            scored = self._scored(path, candidates)
-            kept = heapq.nsmallest(keep or len(candidates), scored, key=lambda one: (_order(one[1]), one[0]))
+            kept = heapq.nsmallest(keep or len(candidates), scored(), key=lambda one: one[:2])
         target = Target.of(sound, sounding=self.sounding)
-        measured = [_measured(candidate, target) for _, candidate in kept]
+        measured = [_measured(candidate, target) for _, _, candidate in kept]
+        for _, number, _ in kept:
+            del spare[number]
         if all(candidate.score is None for candidate in measured):
             return self._unheard(measured)
-        return Prediction(self.spec, tuple(sorted(measured, key=_order)), BY_SOUND if len(candidates) > 1 else ONLY)
+        rest = sorted(spare.items(), key=lambda one: (_order(one[1]), one[0]))
+        return Prediction(
+            self.spec,
+            tuple(sorted(measured, key=_order)),
+            BY_SOUND if len(candidates) > 1 else ONLY,
+            spare=tuple(candidate for _, candidate in rest),
+        )
 
     def _scored(self, path: str, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate]]:
         """The rendered candidates with their numbers, in any order, scored against the target stored at ``path``."""

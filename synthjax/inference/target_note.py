@@ -64,6 +64,18 @@ def in_range(pitch: int, spec: ParamSpec) -> int:
     return max(low, pitch)
 
 
+def octave_remark(note: TargetNote, spec: ParamSpec) -> str | None:
+    """A line that says that a sound lies outside the spec's range of pitch; None where it lies within."""
+    played, (low, high) = in_range(note.pitch, spec), pitch_range(spec)
+    if played == note.pitch:
+        return None
+    return (
+        f"its pitch is about MIDI {note.pitch}, outside the {low} to {high} of spec {spec.name}: "
+        f"answered in another octave, at {played}; play the patch {abs(played - note.pitch) // 12} octaves "
+        f"{'lower' if played > note.pitch else 'higher'} if it sounds too {'high' if played > note.pitch else 'low'}"
+    )
+
+
 def with_note(row: NDArray[np.floating], spec: ParamSpec, note: TargetNote) -> NDArray[np.floating]:
     """A row (W,) that is played with another note, in the nearest octave that the spec has."""
     played = spec.encode({**spec.decode(row), PITCH: in_range(note.pitch, spec), NOTE_TIMES: (note.start, note.end)})

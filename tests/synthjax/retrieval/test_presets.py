@@ -14,7 +14,7 @@ from data_pipeline.synths.choice import instrument, open_synth, synth_for
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from data_pipeline.synths.surge.patch import surge_template
 from data_pipeline.synths.surge.preset_files import read
-from synthjax.inference.target_note import TargetNote, estimate_note, in_range, with_note
+from synthjax.inference.target_note import TargetNote, estimate_note, in_range, octave_remark, with_note
 from synthjax.retrieval.index import read_index
 from synthjax.retrieval.presets import Base, own_row
 from tests.helpers import assert_usage_error, run_cli
@@ -125,3 +125,10 @@ def test_the_note_of_a_sound_is_estimated(pitch: int) -> None:
 
 def test_noise_and_silence_have_the_default_note() -> None:
     assert estimate_note(np.zeros((2, 44100))) == TargetNote(60, 0.0, 4.0)
+
+
+def test_a_sound_outside_the_range_is_told() -> None:
+    assert octave_remark(TargetNote(60, 0.0, 1.0), SPEC) is None
+    remark = octave_remark(TargetNote(12, 0.0, 1.0), SPEC)
+    assert remark is not None
+    assert "at 24; play the patch 1 octaves lower if it sounds too high" in remark
