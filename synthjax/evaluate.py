@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,16 @@ def evaluate_targets() -> int:
             **candidate_flags.about(),
             "synth": f"{renderer.synth_name} {renderer.synth_version}",
         }
-        with prediction_report(output / "report.html", described(about), len(targets.names)) as add_to_report:
+        with ExitStack() as opened:
+            adds = cache(
+                lambda: opened.enter_context(
+                    prediction_report(output / "report.html", described(about), len(targets.names))
+                )
+            )
 
             def report(index: int, answers: Answers) -> None:
-                add_to_report(targets.names[index], LoadedSound(targets.audio(index), ()), side_by_side(answers))
+                # Begun with the first answer: a call that finds all targets answered leaves the report as it is.
+                adds()(targets.names[index], LoadedSound(targets.audio(index), ()), side_by_side(answers))
 
             results = measure_ways(predictor, targets, settings, output / "measurements.partial", about, report)
     figures = way_figures(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,17 @@ def spec_of(model: Model | None, library: Library | None) -> ParamSpec:
 def libraries(library: Library | None, spec: ParamSpec, renderer: PatchRenderer | None) -> list[Library]:
     """The libraries to search: the one that the flags name, and the presets of --presets, which are rendered first.
 
-    Raises UserError for presets without a renderer, and as ``read_presets`` does.
+    Warns of a library of another synthesizer or version. Raises UserError for presets without a renderer, and as
+    ``read_presets`` does.
     """
     found = [library] if library else []
+    if library and renderer and library.synth != (renderer.synth_name, renderer.synth_version):
+        here = f"{renderer.synth_name} {renderer.synth_version}"
+        print(
+            f"warning: the library was rendered with {' '.join(library.synth)}, this is {here}: its patches may sound "
+            "different here, and others may be nearer",
+            file=sys.stderr,
+        )
     if folder := flags.FLAGS.presets:
         if renderer is None:
             raise UserError("--presets are ranked by rendering them: leave out --norender")

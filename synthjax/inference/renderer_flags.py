@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from absl import flags
 
@@ -17,7 +18,7 @@ from data_pipeline.synths.protocol import SynthSettings
 
 
 def define() -> None:
-    """Defines --plugin, --plugin_name, --preset and --workers."""
+    """Defines --plugin, --plugin_name, --preset, --allow_other_version and --workers."""
     flags.DEFINE_string(
         "plugin",
         "",
@@ -25,6 +26,7 @@ def define() -> None:
     )
     flags.DEFINE_string("plugin_name", "", "Name of the plugin, where the file holds several.")
     flags.DEFINE_string("preset", "", "Base patch: a .vital, or a .vstpreset of a plugin other than Surge XT.")
+    flags.DEFINE_bool("allow_other_version", False, "Accept an untested version of Surge XT.")
     flags.DEFINE_integer("workers", usable_cores(), "Render processes.", lower_bound=1)
 
 
@@ -42,7 +44,7 @@ def find_synth(spec: ParamSpec) -> SynthSettings:
             )
     if reason := why_no_renderer(settings):
         raise UserError(reason)
-    return settings
+    return replace(settings, allow_other_version=f.allow_other_version)
 
 
 def probe_renderer(spec: ParamSpec) -> None:

@@ -23,7 +23,7 @@ class Library:
     """An index of known patches that is searched. Its embeddings stay on the device."""
 
     def __init__(self, index: Index) -> None:
-        self.spec, self.embedding = index.spec, index.embedding
+        self.spec, self.embedding, self.synth = index.spec, index.embedding, index.synth
         self._index = index
         rest = -len(index) % CHUNK
         codes = np.pad(index.codes, ((0, rest), (0, 0)))

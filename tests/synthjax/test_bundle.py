@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from data_pipeline.audio.sound_files import wav
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.choice import open_synth, synth_for
+from synthjax.retrieval.index import read_index, write_index
 from tests.helpers import assert_usage_error, run_cli
 
 SPEC = load_spec("dexed")
@@ -57,6 +59,14 @@ def test_the_card_says_what_the_bundle_holds(bundle: Path) -> None:
     card = run_cli("synthjax.bundle", "info", bundle).stdout
     for words in ("patches: 64, of spec dexed", "rendered with", "MIDI pitch 24 to 96", "Licence: CC0."):
         assert words in card
+
+
+def test_a_library_of_another_version_is_warned_of(index: Path, sound: Path, tmp_path: Path) -> None:
+    found = read_index(index)
+    write_index(tmp_path / "old.index", replace(found, synth=("Dexed", "dexed-py 0.1")))
+    result = run_cli("synthjax.predict", sound, f"--library={tmp_path / 'old.index'}", f"--output={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert "warning: the library was rendered with Dexed dexed-py 0.1, this is Dexed dexed-py" in result.stderr
 
 
 def test_what_cannot_be_bundled_is_refused(index: Path, bundle: Path, tmp_path: Path) -> None:
