@@ -9,18 +9,18 @@ and what they were measured to do. ``info`` prints the card.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from data_pipeline.cloud.urls import is_url
 from data_pipeline.console import cli
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.progress import data_size
 from data_pipeline.params.spec import ParamSpec
 from synthjax.cluster import jax_settings
-from synthjax.evaluation.table import METRICS_FILE, read_table
+from synthjax.evaluation.table import METRICS_FILE, read_table, summaries
 from synthjax.inference.target_note import pitch_range
 from synthjax.retrieval.index import Index, read_index
 from synthjax.runs import model_flags
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         case ["export", name]:
             export(Path(name))
         case ["info", name]:
-            print(read_bundle(name).card, end="")
+            print("".join(one for one in read_bundle(name).card if one.isprintable() or one == "\n"), end="")
         case _:
             raise UserError(USAGE)
 
@@ -59,20 +59,23 @@ def export(path: Path) -> None:
     if index:
         about["synth"] = index.synth
         files[LIBRARY] = Path(FLAGS.library).read_bytes()
+        if any(source.places is not None for source in index.sources):
+            raise UserError(f"--library={FLAGS.library} holds presets, whose files would not be in the bundle")
     if model:
         assert model.stats is not None
-        about |= {"checkpoint": model.step, "scores": scores(Path(FLAGS.workdir))}
+        about |= {"checkpoint": model.step, "scores": scores(FLAGS.workdir)}
         files |= model_files(model.config, model.stats, model.params)
     write_bundle(path, specs[0], about, card(path.stem, specs[0], model, index, about), files)
     print(f"wrote {path}: {data_size(path.stat().st_size)}")
 
 
-def scores(workdir: Path) -> dict[str, Any]:
-    """The tables of all evaluations of a run, by the names of their folders."""
+def scores(workdir: str) -> dict[str, Any]:
+    """The means of all evaluations of a run by kind and metric, by the names of their folders."""
     found = {}
-    for path in sorted((workdir / "evaluation").glob(f"*/{METRICS_FILE}")):
-        if read_table(path):
-            found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+    if not is_url(workdir):
+        for path in sorted(Path(workdir, "evaluation").glob(f"*/{METRICS_FILE}")):
+            if table := read_table(path):
+                found[path.parent.name] = {"count": table.count, "metrics": summaries(table.metrics)}
     return found
 
 

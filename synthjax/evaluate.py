@@ -11,7 +11,8 @@ holds another evaluation is refused.
 
 --targets=drawn, or --targets=FOLDER of sounds or preset files, compares ways of answering by sound alone, at equal
 numbers of renders (--candidates): random rows, the nearest of a library (--library), the draws of a model (--workdir),
-both together, and all of that refined (--refine, --refine_evaluations). --bundle names a model, a library or both.
+both together, and the best of these refined (--refine, --refine_evaluations). --bundle names a model, a library or
+both.
 
 For a run of the k-osc task, evaluate draws --rows of the split and writes metrics.json and per_sample.csv, with the
 metrics of random answers beside the model's.
@@ -34,6 +35,7 @@ from data_pipeline.audio.sound_files import LoadedSound
 from data_pipeline.cloud.urls import is_url
 from data_pipeline.console import cli
 from data_pipeline.console.atomic import make_folder
+from data_pipeline.params.counter_rng import LIBRARY_SEED
 from data_pipeline.shards.reader import AUDIO, PARAM_ARRAY
 from data_pipeline.shards.splits import SPLITS
 from synthjax.cluster import distributed, jax_settings
@@ -64,8 +66,11 @@ from synthjax.runs import model_flags
 from synthjax.runs.model import Model
 from synthjax.runs.workdir import fixed_digest
 from synthjax.tasks.batches import open_split
+from synthjax.tasks.rendered import render_settings
 from synthjax.tasks.shards import first_rows_digest
 
+DRAWN = "drawn"
+# The numbers of rows that are drawn by default.
 K_OSC_ROWS, DRAWN_ROWS = 2048, 100
 
 Finish = Callable[[], int]
@@ -78,6 +83,8 @@ def main(argv: list[str]) -> int:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: evaluate takes flags only")
     f = flags.FLAGS
     if f.targets:
+        if f.rows and f.targets != DRAWN:
+            raise cli.UserError("--rows would be ignored: the targets of a folder are all measured")
         return evaluate_targets()
     if not f.workdir:
         raise cli.UserError("name a training run with --workdir, or targets with --targets")
@@ -104,18 +111,22 @@ def evaluate_targets() -> int:
     output = Path(f.output or "evaluation")
     make_folder(output)
     with renderer_flags.start_renderer(spec) as renderer:
-        if f.targets == "drawn":
+        if f.targets == DRAWN:
             targets = drawn_targets(spec, f.rows or DRAWN_ROWS, f.prior, renderer, output / "targets")
         else:
             targets = targets_in(Path(f.targets), spec, renderer)
         libraries = candidate_flags.libraries(library, spec, renderer)
         predictor = Predictor(model, renderer, *libraries, sounding=targets.outside)
-        settings = Settings(f.candidates, f.prior, candidate_flags.budget())
+        random = render_settings(spec, LIBRARY_SEED, f.prior, renderer.synth)
+        settings = Settings(f.candidates, random, candidate_flags.budget())
         about = {
             **targets.about,
-            **predictor.about(None),
+            **(_about(model) if model else {}),
             **candidate_flags.about(),
+            "libraries": [one.digest for one in libraries],
+            "prior_hash": random.prior_hash,
             "synth": f"{renderer.synth_name} {renderer.synth_version}",
+            "preset": f.preset,
         }
         with ExitStack() as opened:
             adds = cache(
@@ -131,10 +142,9 @@ def evaluate_targets() -> int:
             results = measure_ways(predictor, targets, settings, output / "measurements.partial", about, report)
     figures = way_figures(results)
     paired = differences(figures)
-    table = _tabulate(output, about, len(results), figures)
+    table = _tabulate(output, about, len(results), figures, differences=summaries(paired))
     print("\ndifferences, paired by target")
     print_table(replace(table, metrics=paired))
-    write_table(output / METRICS_FILE, replace(table, details={"differences": summaries(paired)}))
     write_samples(output / "per_sample.csv", targets.names, figures)
     for fault in targets.faults:
         print(f"left out: {fault}", file=sys.stderr)
@@ -265,7 +275,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "rows", None, "Rows to draw: of the k-osc task (2048), or for --targets=drawn (100).", lower_bound=1
     )
-    flags.DEFINE_string("output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS].")
+    flags.DEFINE_string(
+        "output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS], of --targets evaluation."
+    )
     flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
     flags.DEFINE_integer(
         "report_sounds", 50, "Sounds in report.html, evenly from the best to the worst.", lower_bound=1

@@ -33,9 +33,10 @@ from data_pipeline.render.row_renderer import RenderSettings
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.synths.choice import why_no_renderer
 from synthjax.cluster import jax_settings
+from synthjax.inference.candidate_flags import bundled_index
 from synthjax.retrieval.drawn import DrawLog, PooledSettings
 from synthjax.retrieval.embedding import FIT_ROWS, Embedding
-from synthjax.retrieval.index import Index, Source, parse_index, read_index, write_index
+from synthjax.retrieval.index import Index, Source, read_index, write_index
 from synthjax.retrieval.presets import read_presets
 from synthjax.retrieval.search import Library
 from synthjax.runs.bundles import read_bundle
@@ -68,10 +69,7 @@ def main(argv: list[str]) -> None:
 def _known(names: list[str]) -> tuple[Index, list[str]]:
     """The index of --bundle, or else of the first name; and the other names. Raises UserError."""
     if FLAGS.bundle:
-        bundle = read_bundle(FLAGS.bundle)
-        if bundle.library is None:
-            raise UserError(f"the bundle {FLAGS.bundle} holds no library")
-        return parse_index(bundle.library, bundle.name), names
+        return bundled_index(read_bundle(FLAGS.bundle)), names
     if not names:
         raise UserError(USAGE)
     return read_index(Path(names[0])), names[1:]
@@ -90,7 +88,7 @@ def build(path: Path) -> None:
 
 
 def add(path: Path) -> None:
-    """Appends drawn patches to an index. Raises UserError for patches of another spec or synthesizer."""
+    """Appends drawn patches or presets to an index. Raises UserError for those of another spec or synthesizer."""
     index, settings = read_index(path), _settings()
     if settings.synth.spec.content_hash != index.spec.content_hash:
         raise UserError(f"{path} has patches of spec {index.spec.name}, not of {settings.synth.spec.name}")
@@ -105,6 +103,9 @@ def add(path: Path) -> None:
 
 
 def _settings() -> RenderSettings:
+    for name in ("rows", "prior", "seed"):
+        if FLAGS.presets and FLAGS[name].present:
+            raise UserError(f"{FLAGS[name].serialize()} would be ignored: --presets are taken as they are")
     config = config_flag.read()
     settings = render_settings(
         config, seed=FLAGS.seed, plugin=FLAGS.plugin, allow_other_version=FLAGS.allow_other_version

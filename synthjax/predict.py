@@ -100,7 +100,7 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     f = flags.FLAGS
     files = PredictionFiles(output, predictor.spec, predictor.renderer)
     about = predictor.about(f.seed)
-    about |= {name: f[name].value for name in ("library", "bundle") if f[name].value}
+    about |= candidate_flags.about()
     at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
     names = result_names(sounds)
     budget = candidate_flags.budget()
@@ -114,7 +114,7 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
         for first in range(0, len(sounds), at_once):
             group = range(first, min(first + at_once, len(sounds)))
             loaded = {index: sound for index in group if (sound := _load(sounds[index], faults))}
-            for index, sound in loaded.items() if predictor.libraries else ():
+            for index, sound in loaded.items() if f.presets else ():
                 if remark := octave_remark(estimate_note(sound.audio), predictor.spec):
                     print(f"{sounds[index].name}: {remark}", file=sys.stderr)
             targets = [sound.audio for sound in loaded.values()]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data_pipeline.audio.contract import AUDIO_SHAPE
+from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.worker_messages import Attempt, Batch
 from data_pipeline.render.worker_pool import Loss, Rejection, Supervision, WorkerPool
@@ -116,6 +117,10 @@ class PatchBatchRenderer:
             return RenderedPatch(index, None, f"the row is no patch: {error}")
         try:
             audio = self._synth.render(on_base.values, base=on_base.base or None)
+        except UserError as error:
+            if not on_base.base:
+                raise
+            return RenderedPatch(index, None, str(error))
         except SoundingError as error:  # A fresh instance sounds before the note too: this belongs to the patch.
             audio = error.audio
         if audio.shape != AUDIO_SHAPE:

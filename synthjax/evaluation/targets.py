@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from data_pipeline.render.run import Plan, open_shards, render
 from data_pipeline.render.worker_pool import Supervision, WorkerPool
 from data_pipeline.shards.reader import AUDIO, PARAM_ARRAY, ShardReader
 from data_pipeline.synths.choice import instrument
+from data_pipeline.synths.instrument import FilePatch
 from data_pipeline.synths.preset_files import read
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.inference.sound_paths import find_sounds
@@ -65,7 +66,7 @@ def drawn_targets(spec: ParamSpec, count: int, prior: str, renderer: PatchRender
 
     ``prior`` is a folder of preset files whose mixtures are drawn; without it the spec's weights are. Raises UserError.
     """
-    settings = replace(render_settings(spec, TEST_SEED, prior), synth=renderer.synth)
+    settings = render_settings(spec, TEST_SEED, prior, renderer.synth)
     plan = Plan(settings, folder, (0,), count, BATCH_ROWS)
     shards = open_shards(plan)
     missing = sum(len(shard.missing) for shard in shards)
@@ -100,11 +101,16 @@ def targets_in(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> Target
 
 def _preset_targets(folder: Path, files: Sequence[Path], spec: ParamSpec, renderer: PatchRenderer) -> Targets:
     """The patches of preset files, each played with ``PRESET_NOTE``. All sounds are kept in memory as float16."""
-    patches = [(path, patch) for path in files for patch in read(path)[0]]
+    patches: list[tuple[Path, FilePatch]] = []
+    faults: list[str] = []
+    for path in files:
+        try:
+            patches += [(path, patch) for patch in read(path)[0]]
+        except UserError as error:
+            faults.append(str(error))
     note = {PITCH: PRESET_NOTE.pitch, NOTE_TIMES: (PRESET_NOTE.start, PRESET_NOTE.end)}
     asked = ((number, OnBase(note, patch.base)) for number, (_, patch) in enumerate(patches))
     sounds: dict[int, NDArray[np.float16]] = {}
-    faults = []
     for one in renderer.render(asked):
         name = f"{patches[one.key][0].name} {one.key}"
         if one.audio is None or not np.abs(one.audio).max():
@@ -112,6 +118,8 @@ def _preset_targets(folder: Path, files: Sequence[Path], spec: ParamSpec, render
         else:
             sounds[one.key] = one.audio.astype(np.float16)
     kept = sorted(sounds)
+    if not kept:
+        raise UserError(f"{folder}: no patch of its preset files can be played ({faults[-1]})")
     return Targets(
         [printable(f"{number} {patches[number][1].name} in {patches[number][0].name}") for number in kept],
         lambda index: sounds[kept[index]].astype(np.float32),

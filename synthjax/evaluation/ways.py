@@ -1,7 +1,7 @@
 """Ways of answering, measured side by side on the same targets, at equal numbers of renders.
 
 random        the best of K rows of the prior, played with the target's own key and times
-nearest       the library's nearest, by its stored sounds: one render, which nothing is chosen by
+nearest       the library's nearest by its stored sounds, rendered once: no render chooses it
 library       the best of the library's K nearest
 prediction    the best of K draws of the model
 both          the best of K/2 of the library's nearest and K/2 draws of the model
@@ -22,14 +22,13 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.append_log import RecordLog
 from data_pipeline.console.progress import progress_bar
-from data_pipeline.params.counter_rng import LIBRARY_SEED
-from data_pipeline.shards.reader import PARAM_ARRAY
+from data_pipeline.render.row_renderer import RenderSettings
+from data_pipeline.render.worker_pool import Supervision, WorkerPool
 from synthjax.evaluation.audio import Measured, recover
 from synthjax.evaluation.table import NOISE_FLOOR, PREDICTION, RANDOM, Figures
 from synthjax.evaluation.targets import Targets
@@ -37,12 +36,16 @@ from synthjax.inference.predictor import Candidate, Prediction, Predictor
 from synthjax.inference.refine import Budget
 from synthjax.inference.target_note import with_note
 from synthjax.metrics.parameters import Summary, summarise
-from synthjax.tasks.rendered import RenderedOrder, RenderedRows, render_settings
+from synthjax.retrieval.drawn import DrawLog, PooledSettings
 
 NEAREST, LIBRARY, BOTH, REFINED = "nearest", "library", "both", "refined"
 ORDER = (RANDOM, NEAREST, LIBRARY, PREDICTION, BOTH, REFINED, NOISE_FLOOR)
 RENDERS, SECONDS = "renders", "seconds"
 
+# Random rows that the targets share.
+RANDOM_PATCHES = 1024
+
+Row = NDArray[np.floating]
 Answers = dict[str, Prediction]
 """The answers to one target by way."""
 
@@ -53,12 +56,12 @@ class Settings:
 
     Attributes:
       renders: K.
-      prior: folder of preset files whose mixtures the random rows are; empty: the weights of the spec.
+      random: how random rows are drawn and accepted.
       budget: of the refinement; None for none.
     """
 
     renders: int
-    prior: str = ""
+    random: RenderSettings
     budget: Budget | None = None
 
 
@@ -86,11 +89,12 @@ def measure_ways(
         missing = [index for index in range(count) if index not in measured]
         if missing != list(range(count)):
             print(f"{count - len(missing)} of {count} targets were answered before")
-        random = _random_rows(predictor, count * settings.renders, settings.prior) if missing else np.empty(0)
+        random = _random_patches(predictor, settings, path.with_name("random.partial")) if missing else []
         try:
             with progress_bar("answering", len(missing)) as advance:
                 for index in missing:
-                    rows = random[index * settings.renders : (index + 1) * settings.renders]
+                    numbers = np.arange(index * settings.renders, (index + 1) * settings.renders) % len(random)
+                    rows = [random[number] for number in numbers]
                     measured[index], answers = _answer(predictor, targets, index, rows, settings)
                     log.append(json.dumps([(index, measured[index])]).encode())
                     on_answers(index, answers)
@@ -102,24 +106,25 @@ def measure_ways(
 
 
 def _answer(
-    predictor: Predictor, targets: Targets, index: int, random: Float[np.ndarray, "K W"], settings: Settings
+    predictor: Predictor, targets: Targets, index: int, random: Sequence[Row], settings: Settings
 ) -> tuple[Measured, Answers]:
     """The metrics of all ways of answering one target, and the answers."""
     sound = targets.audio(index)
     measured: Measured = {}
     answers: Answers = {}
+    begin = monotonic()
     for way, candidates in _proposals(predictor, targets, index, sound, random, settings.renders):
-        begin = monotonic()
         [answers[way]] = predictor.rank([sound], [candidates], keep=1)
         measured[way] = _figures(answers[way], len(candidates), monotonic() - begin)
-    if settings.budget:
         begin = monotonic()
+    if settings.budget:
         way = next(way for way in (BOTH, LIBRARY, PREDICTION, RANDOM) if way in answers)
         answers[REFINED], interrupted = predictor.refine(sound, answers[way], settings.budget)
         if interrupted:
             raise KeyboardInterrupt
-        renders = settings.renders + answers[REFINED].evaluations
-        measured[REFINED] = _figures(answers[REFINED], renders, monotonic() - begin)
+        seconds = monotonic() - begin + measured[way].get(SECONDS, 0.0)
+        renders = answers[REFINED].evaluations + measured[way].get(RENDERS, 0)
+        measured[REFINED] = _figures(answers[REFINED], int(renders), seconds)
     return measured, answers
 
 
@@ -128,7 +133,7 @@ def _proposals(
     targets: Targets,
     index: int,
     sound: NDArray[np.floating],
-    random: Float[np.ndarray, "K W"],
+    random: Sequence[Row],
     renders: int,
 ) -> Iterator[tuple[str, list[Candidate]]]:
     """The candidates of every way but refinement."""
@@ -137,10 +142,7 @@ def _proposals(
     mels = mel_spectrogram(sound)[None]
     nearest: list[Candidate] = []
     if predictor.libraries:
-        share = renders // len(predictor.libraries)
-        nearest = [
-            one for library in predictor.libraries for one in predictor.nearest(library, [sound], mels, share)[0]
-        ]
+        nearest = predictor.nearest([sound], mels, renders)[0][:renders]
         yield NEAREST, nearest[:1]
         yield LIBRARY, nearest
     if predictor.model:
@@ -158,18 +160,14 @@ def _figures(answer: Prediction, renders: int, seconds: float) -> dict[str, floa
     return {**answer.best.distances, RENDERS: renders, SECONDS: seconds}
 
 
-def _random_rows(predictor: Predictor, count: int, prior: str) -> Float[np.ndarray, "N W"]:
-    """Rows of the prior, accepted as those of a data set are."""
+def _random_patches(predictor: Predictor, settings: Settings, path: Path) -> list[Row]:
+    """Rows (W,) of the prior, accepted as those of a data set are. Targets share them; ``path`` keeps them."""
     assert predictor.renderer is not None
-    settings = replace(render_settings(predictor.spec, LIBRARY_SEED, prior), synth=predictor.renderer.synth)
-    rows = RenderedRows(settings, RenderedOrder(count, 1))
-    found = []
-    with progress_bar("drawing random rows", count) as advance:
-        for first in range(0, count, 64):
-            numbers = np.arange(first, min(first + 64, count))
-            found.append(rows.read_rows(PARAM_ARRAY, numbers))
-            advance(len(numbers))
-    return np.concatenate(found)
+    with DrawLog(path, settings.random, range(max(RANDOM_PATCHES, settings.renders))) as log:
+        if log.missing:
+            log.render(WorkerPool(PooledSettings(settings.random), predictor.renderer.workers, Supervision()))
+        source, _ = log.result()
+    return [source.patch(number, predictor.spec)[0] for number in range(len(source))]
 
 
 def side_by_side(answers: Answers) -> Prediction:

@@ -79,7 +79,17 @@ def libraries(library: Library | None, spec: ParamSpec, renderer: PatchRenderer 
 def _library(bundle: Bundle | None) -> Library | None:
     if name := flags.FLAGS.library:
         return Library(read_index(Path(name)))
-    return Library(parse_index(bundle.library, bundle.name)) if bundle and bundle.library else None
+    return Library(bundled_index(bundle)) if bundle and bundle.library else None
+
+
+def bundled_index(bundle: Bundle) -> Index:
+    """The library of a bundle. Raises UserError if there is none, and for one that names files of another machine."""
+    if bundle.library is None:
+        raise UserError(f"the bundle {bundle.name} holds no library")
+    index = parse_index(bundle.library, bundle.name)
+    if any(source.places is not None for source in index.sources):
+        raise UserError(f"{bundle.name}: its library holds presets, whose files are not in a bundle")
+    return index
 
 
 def budget() -> Budget | None:

@@ -77,7 +77,7 @@ class PredictionFiles:
         base = self._base
         if best := prediction.best.base:
             on_base = best.with_row(prediction.best.row, self._spec)
-            candidates, base = [on_base.values], on_base.base
+            candidates, base = [on_base.values, *candidates[1:]], on_base.base
         found |= self._instrument.preset_files(self._spec, candidates, name, comment, base)
         if found[".vstpreset"] is None and self._plugin:
             found[".vstpreset"] = self._plugin.preset(prediction.best.row)

@@ -53,11 +53,12 @@ class Candidate:
     Attributes:
       row: (W,); as sampled if the model drew it: not clipped, not rounded.
       origin: where it is from: the model, or a row of the library.
-      audio: the render (2, T); None without a renderer, and where the patch could not be rendered.
+      audio: the render (2, T); None without a renderer, where the patch could not be rendered, and of spare candidates.
       distances: ``Target.distances`` of the render; empty without ``audio``.
-      score: ranks the candidates; lower is better. None without ``audio``.
+      score: ranks the candidates; lower is better, that of spare ones is coarse. None if not rendered.
       fault: why the patch could not be rendered.
       base: the preset that the row changes; None if the row says all of the patch.
+      distance: that of its sound in a library to the target.
     """
 
     row: NDArray[np.float32]
@@ -67,6 +68,7 @@ class Candidate:
     score: float | None = None
     fault: str = ""
     base: Base | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,34 +152,35 @@ class Predictor:
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
         proposed: list[list[Candidate]] = [[] for _ in sounds]
         wanted = max(candidates, NEIGHBOURS) if self.renderer else candidates
-        for library in self.libraries:
-            for found, near in zip(proposed, self.nearest(library, sounds, mels, wanted), strict=True):
-                found += near
+        for found, near in zip(proposed, self.nearest(sounds, mels, wanted), strict=True):
+            found += near
         if self.model:
             for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size), strict=True):
                 found += drawn
         return self.rank(sounds, proposed, candidates)
 
     def nearest(
-        self, library: Library, sounds: Sequence[NDArray[np.floating]], mels: Float[np.ndarray, "S C M F"], count: int
+        self, sounds: Sequence[NDArray[np.floating]], mels: Float[np.ndarray, "S C M F"], count: int
     ) -> list[list[Candidate]]:
-        """A library's nearest patches to sounds (2, T) with these spectrograms in dB.
+        """The ``count`` nearest patches of each library to sounds (2, T) with these spectrograms in dB, nearest first.
 
         A preset may be played with any note, so it is played with an estimate of the target's.
         """
-        return [
-            list(self._candidates(sound, patches))
-            for sound, patches in zip(sounds, library.nearest(mels, count), strict=True)
-        ]
+        found: list[list[Candidate]] = [[] for _ in sounds]
+        for library in self.libraries:
+            for near, sound, patches in zip(found, sounds, library.nearest(mels, count), strict=True):
+                near += self._candidates(sound, patches)
+        return [sorted(near, key=lambda candidate: candidate.distance or 0.0) for near in found]
 
     def _candidates(self, sound: NDArray[np.floating], patches: Sequence[Patch]) -> Iterator[Candidate]:
         note = estimate_note(sound) if any(patch.preset for patch in patches) else None
         for patch in patches:
             if note is None or patch.preset is None:
-                yield Candidate(patch.row, patch.origin)
+                yield Candidate(patch.row, patch.origin, distance=patch.distance)
             else:
-                base = read_base(patch.preset, patch.row)
-                yield Candidate(with_note(patch.row, self.spec, note), patch.origin, base=base)
+                base = read_base(patch.preset, self.spec)
+                row = with_note(patch.row, self.spec, note)
+                yield Candidate(row, patch.origin, base=base, distance=patch.distance)
 
     def drawn(
         self,
@@ -250,7 +253,7 @@ class Predictor:
         origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
         refined = self._heard(sound, [replace(split(found.row), origin=origin)]).best
         # The search's scores are coarse. Where renders differ they are means, for that of one depends on chance.
-        if played.exact and _order(refined) >= _order(prediction.best):
+        if refined.score is None or (played.exact and _order(refined) >= _order(prediction.best)):
             return prediction, found.interrupted
         candidates = (refined, *prediction.candidates)
         return replace(prediction, candidates=candidates, chosen=REFINED), found.interrupted

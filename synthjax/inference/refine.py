@@ -37,9 +37,9 @@ FINALISTS = 3
 
 # The probabilities of the moves; the rest move the note.
 VALUE, MODULE = 0.6, 0.33
-# With this probability a further value is changed, and so on, up to MOST_VALUES.
+# After each changed value a further one is changed with this probability; there are at most MOST_VALUES.
 FURTHER, MOST_VALUES = 0.4, 6
-# A value that was not heard has this part of the probability of others.
+# A value that was not heard is chosen this many times as often as others.
 QUIET = 0.02
 # A value is drawn anew with this probability, else it moves by up to a step, as a part of its range.
 ANEW = 0.4
@@ -219,9 +219,8 @@ class _Moves:
             weights = np.where(quiet[parent], QUIET, 1.0)
             count = min(int(rng.geometric(1.0 - FURTHER)), MOST_VALUES, self.values)
             values = rng.choice(self.values, count, replace=False, p=weights / weights.sum())
-            for value in values:
-                self._change(row, self._spec.synth_params[value])
-            return _Child(row, parent, values)
+            changed = [self._changed(row, members[parent], self._spec.synth_params[value]) for value in values]
+            return _Child(row, parent, values[np.array(changed)])
         nothing = np.zeros(0, np.int64)
         if move < VALUE + MODULE:
             donors = members if rng.random() < 0.5 else self._candidates
@@ -239,11 +238,18 @@ class _Moves:
             return self._module_of == self._module_of[child.values[0]]
         return np.zeros(self.values, bool)
 
+    def _changed(self, row: Rows, before: Rows, parameter: Parameter) -> bool:
+        """Changes a value, and says whether it differs: a step at the end of a range may not move it."""
+        self._change(row, parameter)
+        columns = self._spec.slices[parameter.name]
+        return bool((row[columns] != before[columns]).any())
+
     def _change(self, row: Rows, parameter: Parameter) -> None:
         rng, columns = self._rng, row[self._spec.slices[parameter.name]]
         match parameter:
             case Categorical():
-                columns[:] = np.eye(len(columns))[rng.integers(len(columns))]
+                other = (columns.argmax() + rng.integers(1, max(2, len(columns)))) % len(columns)
+                columns[:] = np.eye(len(columns))[other]
             case NoteDuration():
                 columns += rng.uniform(-TIME_STEP, TIME_STEP, len(columns))
             case Discrete() if parameter in self._spec.note_params:

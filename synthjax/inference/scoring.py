@@ -1,7 +1,7 @@
 """The score of a sound against a target: it ranks candidates, and refinement lowers it.
 
-Most sounds from outside are shorter than 4 s, and silence beside silence is no merit. For such a target the score is
-the mean of two: over the whole sound, and over the time in which the target sounds.
+Most sounds from outside are shorter than 4 s, and two sounds are always alike in their silence. For such a target the
+score is the mean of two: over the whole sound, and over the time in which the target sounds.
 
 Shapes: C channels, T samples.
 """

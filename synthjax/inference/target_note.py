@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,16 +71,15 @@ def octave_remark(note: TargetNote, spec: ParamSpec) -> str | None:
     if played == note.pitch:
         return None
     return (
-        f"its pitch is about MIDI {note.pitch}, outside the {low} to {high} of spec {spec.name}: "
-        f"answered in another octave, at {played}; play the patch {abs(played - note.pitch) // 12} octaves "
-        f"{'lower' if played > note.pitch else 'higher'} if it sounds too {'high' if played > note.pitch else 'low'}"
+        f"its pitch is about MIDI {note.pitch}, outside {low} to {high} of spec {spec.name}: presets are played at "
+        f"{played}, the nearest octave"
     )
 
 
 def with_note(row: NDArray[np.floating], spec: ParamSpec, note: TargetNote) -> NDArray[np.floating]:
     """A row (W,) that is played with another note, in the nearest octave that the spec has."""
-    played = spec.encode({**spec.decode(row), PITCH: in_range(note.pitch, spec), NOTE_TIMES: (note.start, note.end)})
+    played: dict[str, Any] = {PITCH: in_range(note.pitch, spec), NOTE_TIMES: (note.start, note.end)}
     changed = row.copy()
-    for name in (PITCH, NOTE_TIMES):
-        changed[spec.slices[name]] = played[spec.slices[name]]
+    for parameter in spec.note_params:
+        changed[spec.slices[parameter.name]] = parameter.encode(played[parameter.name])
     return changed

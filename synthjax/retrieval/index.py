@@ -7,6 +7,7 @@ Shapes: N patches of all sources, n of one, W row width, D components of the emb
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -58,10 +59,16 @@ class Source:
             raise ValueError("a source without seed")
         if self.places is not None:
             whole = isinstance(about["folder"], str) and len(about["names"]) == len(self)
-            if not whole or self.places.shape != (len(self), 2) or self.places[:, 0].max() >= len(about["files"]):
+            files = self.places[:, 0]
+            if not whole or self.places.shape != (len(self), 2) or not (files < len(about["files"])).all():
                 raise ValueError("presets without files")
+            if (self.places < 0).any():
+                raise ValueError("negative places of presets")
         if self.rows is not None and self.rows.shape != (len(self), spec.width):
             raise ValueError(f"rows of shape {self.rows.shape}")
+        if self.attempts is not None and self.attempts.ndim != 1:
+            raise ValueError(f"attempts of shape {self.attempts.shape}")
+        self.described()
 
     def patch(self, number: int, spec: ParamSpec) -> tuple[Float[np.ndarray, " W"], str, PresetPlace | None]:
         """The row (W,) of a patch, where it is from, and its place if it is a preset."""
@@ -136,6 +143,12 @@ class Index:
         row, origin, preset = source.patch(number - int(self._ends[place]) + len(source), self.spec)
         return Patch(row, origin, distance, preset)
 
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that differ for another index."""
+        about = json.dumps([self.synth, self.spec.content_hash, [source.about for source in self.sources]])
+        return hashlib.sha256(about.encode() + self.codes.tobytes()).hexdigest()[:12]
+
     def described(self) -> list[str]:
         """Lines that say what the index holds."""
         lines = [f"patches: {len(self)}, of spec {self.spec.name}, rendered with {' '.join(self.synth)}"]
@@ -184,7 +197,7 @@ def parse_index(content: bytes, name: str) -> Index:
         if about["version"] != VERSION:
             raise UserError(f"{name} is an index of version {about['version']}, not {VERSION}: build it again")
         return _index(about, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{name} is no index of patches, or is damaged: {error!r}") from error
 
 

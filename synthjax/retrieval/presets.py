@@ -92,18 +92,18 @@ def read_presets(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> tupl
 
 def own_row(spec: ParamSpec, patch: FilePatch) -> NDArray[np.float32]:
     """The row (W,) of a preset. A value that the spec does not have gets columns that stand for no change."""
-    row = np.zeros(spec.width, np.float32)
+    row, values = np.zeros(spec.width, np.float32), {**patch.values, **INDEX_NOTE}
     for parameter in spec.parameters:
         columns = row[spec.slices[parameter.name]]
         try:
-            columns[:] = parameter.encode({**patch.values, **INDEX_NOTE}[parameter.name])
+            columns[:] = parameter.encode(values[parameter.name])
         except (KeyError, ValueError):
             columns[:] = parameter.sample(np.zeros((1, parameter.draws)))[0]
     return row
 
 
-def read_base(preset: PresetPlace, row: NDArray[np.float32]) -> Base | None:
-    """The base patch of a preset of an index, with its row (W,); None where the row says all of the preset.
+def read_base(preset: PresetPlace, spec: ParamSpec) -> Base | None:
+    """A preset of an index as a base patch; None where a row of the spec says all of the preset.
 
     Raises UserError if its file is no longer there.
     """
@@ -112,7 +112,8 @@ def read_base(preset: PresetPlace, row: NDArray[np.float32]) -> Base | None:
     if place >= len(patches):
         raise UserError(f"{path} no longer has a patch {place}: make the index again")
     patch = patches[place]
-    return Base(patch.base, row) if patch.outside else None
+    whole = not patch.outside and patch.values.keys() == {parameter.name for parameter in spec.synth_params}
+    return None if whole else Base(patch.base, own_row(spec, patch))
 
 
 @lru_cache(maxsize=256)

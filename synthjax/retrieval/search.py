@@ -25,6 +25,7 @@ class Library:
     def __init__(self, index: Index) -> None:
         self.spec, self.embedding, self.synth = index.spec, index.embedding, index.synth
         self._index = index
+        self.digest = index.digest
         rest = -len(index) % CHUNK
         codes = np.pad(index.codes, ((0, rest), (0, 0)))
         self._chunks = [jnp.asarray(part) for part in np.split(codes, len(codes) // CHUNK)]

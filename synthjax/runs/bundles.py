@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from data_pipeline.cloud.sync import fetch
 from data_pipeline.cloud.urls import is_url, open_cloud
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
+from data_pipeline.console.file_lock import exclusive
 from data_pipeline.console.os_errors import why
 from data_pipeline.console.progress import progress_bar
 from data_pipeline.params.spec import ParamSpec, parse_spec, spec_json
@@ -62,8 +65,8 @@ class Bundle:
 
     Attributes:
       name: where it is from.
-      about: the content of bundle.json: ``version``, ``spec``, ``synth`` (name and version) and ``licence``; of a model
-        also ``checkpoint``, ``run`` and ``scores``.
+      about: the content of bundle.json: ``version``, ``spec`` and ``licence``; of a library also ``synth`` (name and
+        version), of a model ``checkpoint`` and ``scores``.
       files: the other files by name.
     """
 
@@ -93,7 +96,10 @@ class Bundle:
 
     def config(self) -> ml_collections.ConfigDict:
         """The config of the model."""
-        return config_of(json.loads(self.files[CONFIG]), self.name)
+        try:
+            return config_of(json.loads(self.files[CONFIG]), self.name)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.name}: {CONFIG} is damaged: {error}") from error
 
     def stats(self) -> MelStats:
         """The statistics by which the model standardises spectrograms. Raises UserError."""
@@ -118,8 +124,8 @@ class Bundle:
     def _tensors(self, member: str) -> dict[str, np.ndarray]:
         try:
             return load(self.files[member])
-        except SafetensorError as error:
-            raise UserError(f"{self.name}: {member} is damaged: {error}") from error
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that NumPy does not have.
+            raise UserError(f"{self.name}: {member} is damaged: {error!r}") from error
 
 
 def model_files(config: ml_collections.ConfigDict, stats: MelStats, params: Any) -> dict[str, bytes]:
@@ -139,7 +145,8 @@ def write_bundle(path: Path, spec: ParamSpec, about: Mapping[str, Any], card: st
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for name, content in whole.items():
             info = zipfile.ZipInfo(name, _NO_TIME)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            if len(zlib.compress(content)) * MOST_COMPRESSED > len(content):
+                info.compress_type = zipfile.ZIP_DEFLATED
             file.writestr(info, content)
 
 
@@ -171,12 +178,16 @@ def read_bundle(name: str) -> Bundle:
 def _read(path: Path, name: str) -> Bundle:
     try:
         with zipfile.ZipFile(path) as file:
+            _check_members(file.infolist(), path.stat().st_size)
             found = {info.filename: _content(file, info) for info in file.infolist()}
-            if len(found) != len(file.infolist()):
-                raise ValueError("it holds a file twice")
         about = json.loads(found.pop(ABOUT))
         if about["version"] != VERSION:
             raise ValueError(f"it is of version {about['version']}, not {VERSION}")
+        parse_spec(about["spec"], f"of {name}")
+        if WEIGHTS in found:
+            int(about["checkpoint"])
+        for member in (CARD, *((CONFIG, STATS) if WEIGHTS in found else ())):
+            found[member]
         for member, content in found.items():
             if hashlib.sha256(content).hexdigest() != about["sha256"][member]:
                 raise ValueError(f"{member} is not the file that was bundled")
@@ -193,12 +204,22 @@ def _read(path: Path, name: str) -> Bundle:
         raise UserError(f"{name} is no bundle: {error}") from error
 
 
+def _check_members(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Raises ValueError for files that no bundle of ``size`` bytes holds. Nothing is unpacked."""
+    for info in infos:
+        if info.filename not in MEMBERS:
+            raise ValueError(f"no bundle holds {info.filename[:100]!r}")
+        if info.file_size > min(MEMBERS[info.filename], MOST_COMPRESSED * info.compress_size + 4096):
+            raise ValueError(f"{info.filename} would unpack to {info.file_size} bytes")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{info.filename} is compressed in another way than bundles are")
+    if len({info.filename for info in infos}) < len(infos):
+        raise ValueError("it holds a file twice")
+    if sum(info.compress_size for info in infos) > size:
+        raise ValueError("its files overlap")
+
+
 def _content(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A file in a zip. Raises ValueError for one that no bundle holds."""
-    if info.filename not in MEMBERS:
-        raise ValueError(f"no bundle holds {info.filename[:100]!r}")
-    if info.file_size > min(MEMBERS[info.filename], MOST_COMPRESSED * info.compress_size + 4096):
-        raise ValueError(f"{info.filename} would unpack to {info.file_size} bytes")
     with file.open(info) as member:
         return member.read(info.file_size)
 
@@ -211,14 +232,15 @@ def _leaf_name(path: Any) -> str:
 def _fetched(url: str) -> Path:
     """The file in the cache of a URL, fetched if it is not there yet. Raises UserError."""
     address, _, fragment = url.partition("#")
-    digest = fragment.removeprefix("sha256=")
-    if fragment and (digest == fragment or len(digest) != 64):
+    digest = fragment.removeprefix("sha256=").lower()
+    if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
         raise UserError(f"{url}: what follows the # must be sha256= and 64 hexadecimal digits")
     path = _from_web(address) if address.startswith(WEB) else _from_cloud(address)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if digest and found != digest:
-        raise UserError(f"{address} is not the bundle that was asked for: the SHA-256 of {path} is {found}")
+        path.unlink()
+        raise UserError(f"{address} is not the bundle that was asked for: its SHA-256 is {found}")
     return path
 
 
@@ -226,28 +248,35 @@ def _from_web(address: str) -> Path:
     path = cache_root(address) / "bundles" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}{ENDING}"
     if not path.exists():
         make_folder(path.parent)
-        try:
-            with (
-                urllib.request.urlopen(address, timeout=SECONDS_WITHOUT_ANSWER) as answer,
-                atomic_path(path) as temporary,
-                temporary.open("wb") as file,
-                progress_bar("fetching MiB", int(answer.headers.get("Content-Length", 0)) >> 20) as advance,
-            ):
-                while block := answer.read(1 << 20):
-                    file.write(block)
-                    advance(1)
-        except OSError as error:
-            raise UserError(f"{address} cannot be fetched: {why(error)}") from error
+        with atomic_path(path) as temporary:
+            try:
+                _download(address, temporary)
+            except (OSError, HTTPException) as error:
+                raise UserError(f"{address} cannot be fetched: {error}") from error
     return path
+
+
+def _download(address: str, path: Path) -> None:
+    with urllib.request.urlopen(address, timeout=SECONDS_WITHOUT_ANSWER) as answer, path.open("wb") as file:
+        size, done = int(answer.headers.get("Content-Length", 0)), 0
+        with progress_bar("fetching MiB", size >> 20) as advance:
+            while block := answer.read(1 << 20):
+                done += file.write(block)
+                advance(len(block) >> 20)
+                if done > sum(MEMBERS.values()):
+                    raise OSError("it is larger than any bundle")
+        if done < size:
+            raise OSError(f"it ended after {done} of {size} bytes")
 
 
 def _from_cloud(address: str) -> Path:
     folder, _, name = address.rpartition("/")
     location = open_cloud(folder)
     target = LocalFolder(cache_folder(location, "bundles"))
-    if not target.path(name).exists():
-        found = [entry for entry in location.entries() if entry.key == name]
-        if not found:
-            raise UserError(f"there is no {address}")
-        fetch(location, found, target)
+    with exclusive(target.folder, print):
+        if not target.path(name).exists():
+            found = [entry for entry in location.entries() if entry.key == name]
+            if not found:
+                raise UserError(f"there is no {address}")
+            fetch(location, found, target)
     return target.path(name)

@@ -111,10 +111,12 @@ class Model:
     @classmethod
     def of_bundle(cls, bundle: Bundle, **sampling: Any) -> Model:
         """The model in a bundle; ``sampling`` as in ``load``. Raises UserError if the bundle's parts do not fit."""
-        config, stats = bundle.config(), bundle.stats()
-        task = SpectrogramTask(bundle.spec, stats.mean.shape, config.data.min_std_db)
-        step = int(bundle.about["checkpoint"])
-        return cls._with(config, task, stats, lambda abstract: (step, bundle.params(abstract)), sampling)
+        config, stats, step = bundle.config(), bundle.stats(), int(bundle.about["checkpoint"])
+        try:
+            task = SpectrogramTask(bundle.spec, stats.mean.shape, config.data.min_std_db)
+            return cls._with(config, task, stats, lambda abstract: (step, bundle.params(abstract)), sampling)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{bundle.name}: its model cannot be built: {error!r}") from error
 
     @classmethod
     def _with(

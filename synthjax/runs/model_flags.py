@@ -29,8 +29,8 @@ def define(*, required: bool = True) -> None:
     flags.DEFINE_string(
         "bundle",
         None,
-        f"A model, a library or both in one file: {' or '.join(bundles.shipped())}, which ship with synthjax, or its "
-        "path or https://, gs:// or s3:// URL.",
+        "A model, a library or both in one file: its path, its https://, gs:// or s3:// URL, or the name of one that "
+        f"ships with synthjax ({', '.join(bundles.shipped())}).",
     )
     flags.DEFINE_string("checkpoint", "best", "best (by validation), latest, or a step.")
     flags.DEFINE_string("data_root", None, "Folder or URL of the data set; default: where the run had it.")
@@ -80,8 +80,9 @@ def load_model_if_named(bundle: Bundle | None = None) -> Model | None:
     if f.workdir:
         return load_model()
     if bundle and bundle.has_model:
-        for name in filter(_given, ("checkpoint", "data_root", "use_ema")):
-            raise UserError(f"{f[name].serialize()} would be ignored: a bundle has one set of weights")
+        for name in ("checkpoint", "data_root", "use_ema"):
+            if f[name].present:
+                raise UserError(f"{f[name].serialize()} would be ignored: a bundle has one set of weights")
         model = Model.of_bundle(bundle, **_sampling())
         refuse_ignored(model.config)
         return model
@@ -145,11 +146,12 @@ def _ignored_by_data(k_osc: bool) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("split", "render", "data_root", "allow_external", "report_sounds"), "--targets is measured, not a split"
         return
     if "targets" in f:
-        yield ("prior", "library", "candidates", "refine", "refine_evaluations"), "it belongs to --targets"
+        ways = ("bundle", "prior", "library", "presets", "candidates", "refine", "refine_evaluations")
+        yield ways, "it belongs to --targets"
     if k_osc:
         unused = ("data_root", "allow_external", "render", *RENDERER)
         yield unused, "the run is one of the k-osc task, which has no data set and no synthesizer"
         return
     yield ("rows",), "a split is measured whole; only of the k-osc task, or for --targets=drawn, --rows are drawn"
-    if not f.render:
+    if "render" in f and not f.render:
         yield RENDERER, "nothing is rendered without --render"

@@ -33,7 +33,7 @@ from data_pipeline.render.worker_messages import Batch as RenderBatch
 from data_pipeline.shards.mel_stats import MelStats, RunningStats
 from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY
 from data_pipeline.synths.choice import synth_for, why_no_renderer
-from data_pipeline.synths.protocol import DriftError
+from data_pipeline.synths.protocol import DriftError, SynthSettings
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, HostBatch
 from synthjax.methods.task import SpectrogramTask, Task
@@ -271,13 +271,14 @@ class RenderedTrainingData:
         return (self.spec, self._heard) if len(self._heard) else None
 
 
-def render_settings(spec: ParamSpec, seed: int, prior: str = "") -> RenderSettings:
+def render_settings(spec: ParamSpec, seed: int, prior: str = "", synth: SynthSettings | None = None) -> RenderSettings:
     """The settings under which rows of a spec are drawn and accepted.
 
     ``prior`` is a folder of preset files, whose patches are mixed; without it the spec's weights draw the rows.
+    ``synth`` is by default the spec's own synthesizer.
     Raises UserError without the synthesizer, or for a folder without patches of the spec.
     """
-    synth = synth_for(spec)
+    synth = synth or synth_for(spec)
     if reason := why_no_renderer(synth, "the environment variable SURGE_XT_PLUGIN"):
         raise UserError(f"data.source=render: {reason}")
     return with_prior(RenderSettings(synth, seed, MIN_LOUDNESS, MAX_PEAK, VERIFY_EVERY), prior)

@@ -53,6 +53,25 @@ def evaluation(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def test_a_bundle_answers_as_its_run_does(trained: Path, evaluation: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "model.zip"
+    result = run_cli("synthjax.bundle", "export", bundle, f"--workdir={trained}", "--checkpoint=latest")
+    assert result.returncode == 0, result.stderr
+    assert "## Model" in run_cli("synthjax.bundle", "info", bundle).stdout
+    write_noise(tmp_path / "s.wav")
+    rows = []
+    for flags in ([f"--workdir={trained}", "--checkpoint=latest"], [f"--bundle={bundle}"]):
+        output = tmp_path / str(len(rows))
+        result = run_cli("synthjax.predict", tmp_path / "s.wav", *flags, "--norender", f"--output={output}")
+        assert result.returncode == 0, result.stderr
+        rows.append([one["row"] for one in json.loads((output / "s.json").read_text())["candidates"]])
+    assert rows[0] == rows[1]
+    ignored = run_cli("synthjax.predict", tmp_path / "s.wav", f"--bundle={bundle}", "--nouse_ema")
+    assert_usage_error(ignored, "--nouse_ema would be ignored: a bundle has one set of weights")
+    both = run_cli("synthjax.predict", tmp_path / "s.wav", f"--bundle={bundle}", f"--workdir={trained}")
+    assert_usage_error(both, "--workdir and --bundle both name a model")
+
+
 def rows_of(folder: Path) -> np.ndarray:
     with h5py.File(folder / "predictions.h5") as file:
         return file["rows"][:]

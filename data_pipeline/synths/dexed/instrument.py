@@ -63,7 +63,8 @@ class DexedInstrument(Instrument):
         self, spec: ParamSpec, candidates: Sequence[Values], name: str, comment: str, base: bytes | None = None
     ) -> dict[str, bytes]:
         """A bank with at most 32 candidates, best first. A voice has ten characters of the name, and no comment."""
-        voices = [_voice(values, name) for values in candidates[:BANK_VOICES]]
+        kept = Voice.from_single(base).values if base else {}
+        voices = [_voice({**kept, **values}, name) for values in candidates[:BANK_VOICES]]
         return {".syx": write_banks(voices)[0]}
 
     def banks(self, spec: ParamSpec, answers: Mapping[str, Values]) -> dict[str, bytes]:
@@ -74,7 +75,8 @@ class DexedInstrument(Instrument):
 
 def _file_patch(voice: Voice) -> FilePatch:
     outside = [f"{name} is {value}, beyond its range" for name, value in voice.beyond_range().items()]
-    return FilePatch(voice.name, {}, "dexed", voice.limited().values, outside, voice.single())
+    limited = voice.limited()  # The engine takes nothing else.
+    return FilePatch(voice.name, {}, "dexed", limited.values, outside, limited.single())
 
 
 def _voice(values: Values, name: str) -> Voice:

@@ -156,6 +156,12 @@ def state_of(xml: bytes) -> bytes:
     return _STATE_HEADER.pack(_STATE_MAGIC, len(xml), _NO_WAVETABLES) + xml
 
 
+def with_xml(state: bytes, xml: bytes) -> bytes:
+    """A plugin's state with another patch XML; its wavetables stay. Raises UserError for a malformed state."""
+    _, sizes, wavetables = _read_parts(state)
+    return _STATE_HEADER.pack(_STATE_MAGIC, len(xml), sizes) + xml + wavetables
+
+
 def read_preset(preset: str | Path | bytes) -> bytes:
     """Reads the patch XML of a ``.vstpreset`` of Surge XT, given as a path or as bytes.
 

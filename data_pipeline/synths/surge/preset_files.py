@@ -24,7 +24,7 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.params.kinds import Categorical, Continuous
 from data_pipeline.params.spec import ParamSpec, load_spec
 from data_pipeline.synths.instrument import FilePatch
-from data_pipeline.synths.surge.patch import CLASS_ID, SPECS, base_patch, patch_values, read_preset, state_of
+from data_pipeline.synths.surge.patch import CLASS_ID, SPECS, base_patch, patch_values, read_preset, with_xml
 from data_pipeline.synths.surge.patch_xml import finite_number, parameters, parse_patch, revision, serialise
 from data_pipeline.synths.vst3_preset import build_container, read_state
 
@@ -62,7 +62,7 @@ def preset_files(state: bytes, name: str, comment: str) -> dict[str, bytes]:
     root = _patch(state)
     for meta in root.findall("meta"):
         meta.attrib.update(name=name, comment=comment)
-    named = state_of(serialise(root).encode())
+    named = with_xml(state, serialise(root).encode())
     return {".fxp": fxp(named, name), ".vstpreset": vstpreset(named)}
 
 

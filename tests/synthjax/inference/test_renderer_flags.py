@@ -32,6 +32,10 @@ class Losing:
         self.restarts.append("crash: killed by signal 9")
 
 
+def given(**values: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"plugin": "", "plugin_name": "", "preset": "", "allow_other_version": False, **values})
+
+
 def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(renderer_flags, "PatchRenderer", Losing)
     monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="", plugin_name="", preset="", workers=2))

@@ -42,4 +42,4 @@ def test_a_sound_outside_the_range_is_told() -> None:
     assert octave_remark(TargetNote(60, 0.0, 1.0), SPEC) is None
     remark = octave_remark(TargetNote(12, 0.0, 1.0), SPEC)
     assert remark is not None
-    assert "at 24; play the patch 1 octaves lower if it sounds too high" in remark
+    assert "presets are played at 24, the nearest octave" in remark

@@ -13,7 +13,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.choice import instrument, open_synth, synth_for
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from data_pipeline.synths.surge.patch import surge_template
-from data_pipeline.synths.surge.preset_files import read
+from data_pipeline.synths.surge.preset_files import read, read_surge_file
 from synthjax.retrieval.index import read_index
 from synthjax.retrieval.presets import Base, own_row
 from tests.helpers import assert_usage_error, run_cli
@@ -82,18 +82,25 @@ def test_only_changed_values_are_written_to_a_base() -> None:
     assert on_base.values.keys() == {first.name, PITCH, NOTE_TIMES}
 
 
+def with_wavetable(state: bytes) -> bytes:
+    """A state with four more bytes, which are the first oscillator's wavetable."""
+    return state[:8] + (4).to_bytes(4, "little") + state[12:] + b"WAVE"
+
+
 def test_a_surge_preset_keeps_what_the_spec_does_not_know() -> None:
     spec, surge = load_spec("surge_simple"), instrument("surge_xt")
     template = surge_template(spec)
     assert template is not None
     row = spec.sample(2, [0], [0])[0]
-    state = template.state(spec.decode(row)).replace(b'<character type="0" value="1"', b'<character type="0" value="2"')
+    plain = template.state(spec.decode(row))
+    state = plain.replace(b'<character type="0" value="1"', b'<character type="0" value="2"')
     patch = surge.read(surge.preset_files(spec, [{}], "a", "", state)[".fxp"])[0][0]
     assert patch.outside == ["character is 2, in the base patch 1"]
     base, changed = Base(patch.base, own_row(spec, patch)), own_row(spec, patch)
     cutoff = spec.slices["a_filter_1_cutoff"]
     changed[cutoff] = 0.25
     on_base = base.with_row(changed, spec)
+    assert read_surge_file(surge.preset_files(spec, [{}], "a", "", with_wavetable(state))[".fxp"]).endswith(b"WAVE")
     found = read(surge.preset_files(spec, [on_base.values], "b", "", on_base.base)[".fxp"])
     assert found.outside == patch.outside
     assert found.values == pytest.approx(

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from synthjax.runs import bundles
-from synthjax.runs.bundles import ABOUT, CARD, LIBRARY, WEIGHTS, read_bundle, write_bundle
+from synthjax.runs.bundles import ABOUT, CARD, LIBRARY, WEIGHTS, Bundle, read_bundle, write_bundle
 
 SPEC = load_spec("subtractive")
 
@@ -66,8 +66,13 @@ def rewritten(path: Path, change: str) -> None:
                 content[ABOUT] = b"[1]"
             case "deep":
                 content[ABOUT] = b"[" * 100_000
+            case "no model":
+                content[WEIGHTS] = b"weights"
+                about = json.loads(content[ABOUT])
+                about["sha256"][WEIGHTS] = hashlib.sha256(b"weights").hexdigest()
+                content[ABOUT] = json.dumps({**about, "checkpoint": 3}).encode()
         for name, data in content.items():
-            file.writestr(name, data)
+            file.writestr(name, data, zipfile.ZIP_LZMA if change == "lzma" else None)
         if change == "twice":
             with pytest.warns(UserWarning, match="Duplicate"):
                 file.writestr(CARD, content[CARD])
@@ -86,6 +91,8 @@ def rewritten(path: Path, change: str) -> None:
         ("about", "is no bundle"),
         ("deep", "is no bundle"),
         ("twice", "it holds a file twice"),
+        ("lzma", "is compressed in another way"),
+        ("no model", "it has no 'config.json'"),
     ],
 )
 def test_a_hostile_or_damaged_bundle_is_refused(path: Path, change: str, words: str) -> None:
@@ -113,15 +120,13 @@ def test_a_name_that_is_neither_file_nor_shipped_is_refused(tmp_path: Path) -> N
         read_bundle("nowhere")
 
 
-def test_weights_must_fit(tmp_path: Path) -> None:
-    path = tmp_path / "model.zip"
-    write_bundle(path, SPEC, {}, "", {WEIGHTS: save({"layers/0/kernel": np.ones((2, 3), np.float32)})})
+def test_weights_must_fit() -> None:
+    bundle = Bundle("a", {}, {WEIGHTS: save({"layers/0/kernel": np.ones((2, 3), np.float32)})})
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def abstract(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=place)
 
-    bundle = read_bundle(str(path))
     loaded = bundle.params({"layers": {0: {"kernel": abstract(2, 3)}}})
     np.testing.assert_array_equal(loaded["layers"][0]["kernel"], np.ones((2, 3)))
     for wrong in ({"kernel": abstract(3, 2)}, {"bias": abstract(2, 3)}):
