@@ -38,7 +38,7 @@ def given(**values: Any) -> SimpleNamespace:
 
 def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(renderer_flags, "PatchRenderer", Losing)
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="", plugin_name="", preset="", workers=2))
+    monkeypatch.setattr(flags, "FLAGS", given(workers=2))
     with renderer_flags.start_renderer(load_spec("subtractive")) as renderer:
         renderer.restarts.append("timeout: no answer in 60 s")
         assert capsys.readouterr().err == ""
@@ -46,7 +46,7 @@ def test_lost_workers_are_told_in_the_end(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_plugin_that_would_be_ignored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin="dx7.vst3", plugin_name="", preset=""))
+    monkeypatch.setattr(flags, "FLAGS", given(plugin="dx7.vst3"))
     with pytest.raises(UserError, match=r"--plugin=dx7.vst3 would be ignored: subtractive renders spec subtractive"):
         renderer_flags.find_synth(load_spec("subtractive"))
     monkeypatch.setattr(flags.FLAGS, "preset", "bass.vstpreset")  # Names the plugin's own patch: no built-in one's.
@@ -57,7 +57,7 @@ def test_a_plugin_that_would_be_ignored_is_refused(monkeypatch: pytest.MonkeyPat
 def test_a_plugin_name_reaches_the_synthesizer_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = tmp_path / "both.vst3"
     plugin.touch()
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(plugin=str(plugin), plugin_name="Mono", preset=""))
+    monkeypatch.setattr(flags, "FLAGS", given(plugin=str(plugin), plugin_name="Mono"))
     monkeypatch.setattr(renderer_flags, "why_no_renderer", lambda _: None)
     other = replace(load_spec("subtractive"), synth_params=(Continuous("drive", 0.0, 1.0),), interchangeable=())
     assert renderer_flags.find_synth(other).plugin_name == "Mono"
