@@ -1,4 +1,4 @@
-"""The flow for Dexed of configs/flow_dexed.py, trained for a minute and a half; `make quickstart` runs it.
+"""The flow for Dexed of configs/flow_dexed.py, trained for less than a minute; `make quickstart` runs it.
 
     python -m synthjax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -14,8 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Smaller batches and fewer steps."""
     c = flow_dexed.get_config()
     c.data.batch_size = 64
-    c.train.steps = 400
-    c.train.eval_every = 200
+    c.train.steps = 200
+    c.train.eval_every = 100
     c.train.log_every = 25
     c.validation.rows = 256
     # The probe gets little processor time: its sounds would not be finished before training ends.

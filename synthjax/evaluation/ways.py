@@ -42,7 +42,7 @@ NEAREST, LIBRARY, BOTH, REFINED = "nearest", "library", "both", "refined"
 ORDER = (RANDOM, NEAREST, LIBRARY, PREDICTION, BOTH, REFINED, NOISE_FLOOR)
 RENDERS, SECONDS = "renders", "seconds"
 
-# Random rows that the targets share.
+# At most so many random rows are rendered, which the targets share.
 RANDOM_PATCHES = 1024
 
 Row = NDArray[np.floating]
@@ -89,7 +89,7 @@ def measure_ways(
         missing = [index for index in range(count) if index not in measured]
         if missing != list(range(count)):
             print(f"{count - len(missing)} of {count} targets were answered before")
-        random = _random_patches(predictor, settings, path.with_name("random.partial")) if missing else []
+        random = _random_patches(predictor, settings, count, path.with_name("random.partial")) if missing else []
         try:
             with progress_bar("answering", len(missing)) as advance:
                 for index in missing:
@@ -160,10 +160,11 @@ def _figures(answer: Prediction, renders: int, seconds: float) -> dict[str, floa
     return {**answer.best.distances, RENDERS: renders, SECONDS: seconds}
 
 
-def _random_patches(predictor: Predictor, settings: Settings, path: Path) -> list[Row]:
+def _random_patches(predictor: Predictor, settings: Settings, targets: int, path: Path) -> list[Row]:
     """Rows (W,) of the prior, accepted as those of a data set are. Targets share them; ``path`` keeps them."""
     assert predictor.renderer is not None
-    with DrawLog(path, settings.random, range(max(RANDOM_PATCHES, settings.renders))) as log:
+    wanted = max(settings.renders, min(RANDOM_PATCHES, targets * settings.renders))
+    with DrawLog(path, settings.random, range(wanted)) as log:
         if log.missing:
             log.render(WorkerPool(PooledSettings(settings.random), predictor.renderer.workers, Supervision()))
         source, _ = log.result()
