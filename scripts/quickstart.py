@@ -47,7 +47,7 @@ def stages() -> list[list[str]]:
     drawn = ["--config=configs/render_dexed.py", "--shards=0", f"--samples_per_shard={ANSWERED}"]
     return [
         ["data_pipeline.render_shards", *drawn, f"--output={DATA}", f"--seed={TEST_SEED}"],
-        ["synthjax.predict", str(SOUNDS), "--bundle=dexed", "--refine_evaluations=100", f"--output={ANSWERS}"],
+        ["synthjax.predict", str(SOUNDS), "--bundle=dexed", "--refine_evaluations=200", f"--output={ANSWERS}"],
         ["synthjax.train", "--config=configs/quickstart.py", f"--workdir={RUN}"],
         [
             "synthjax.evaluate",

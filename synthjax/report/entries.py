@@ -50,7 +50,7 @@ def described(about: Mapping[str, Any]) -> dict[str, str]:
     texts = {}
     for name, value in about.items():
         nested = ", ".join(f"{key} {setting}" for key, setting in value.items()) if isinstance(value, Mapping) else None
-        texts[name.capitalize()] = nested or str(value)
+        texts[name.replace("_", " ").capitalize()] = nested or str(value)
     return texts
 
 
