@@ -21,6 +21,7 @@ from data_pipeline.synths.choice import synth_for
 from synthjax.evaluation.audio import Predictions, measure_sounds
 from synthjax.inference.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
 from synthjax.inference.refine import Budget
+from synthjax.inference.scoring import score
 from synthjax.methods.sampling import Sampling
 from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
@@ -105,9 +106,7 @@ def test_candidates_are_ranked_by_sound(heard) -> None:
         scores = [candidate.score for candidate in prediction.candidates]
         assert scores == sorted(scores)
         assert prediction.chosen == BY_SOUND
-        best = prediction.best
-        mss, wmfcc, sot, rms = (best.distances[name] for name in ("mss", "wmfcc", "sot", "rms"))
-        assert best.score == pytest.approx(mss + 0.5 * wmfcc + 10.0 * sot + 10.0 * (1.0 - rms))
+        assert prediction.best.score == score(prediction.best.distances)
 
 
 @pytest.mark.slow

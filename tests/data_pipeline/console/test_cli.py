@@ -53,7 +53,7 @@ def test_a_failure_says_why_to_whoever_catches_it(capsys: pytest.CaptureFixture[
 
 
 def test_flags_that_are_missing_are_asked_for_in_one_line() -> None:
-    assert_usage_error(run_cli("synthjax.evaluate"), "error: give --workdir (see --help)")
+    assert_usage_error(run_cli("synthjax.train"), "error: give --config, --workdir (see --help)")
     assert_usage_error(run_cli("data_pipeline.render_shards"), "error: give --config, --output, --shards (")
 
 

@@ -355,7 +355,7 @@ class LevelSynth:
     def __init__(self) -> None:
         self.events: list[Any] = []
 
-    def render(self, values: Mapping[str, Any]) -> Audio:
+    def render(self, values: Mapping[str, Any], base: bytes | None = None) -> Audio:
         self.events.append("render")
         return np.full((2, SAMPLES), 1e5 * values["level"], np.float32)
 
