@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     if f.targets:
         if f.rows and f.targets != DRAWN:
             raise cli.UserError("--rows would be ignored: the targets of a folder are all measured")
-        return evaluate_targets()
+        return _evaluate_targets()
     if not f.workdir:
         raise cli.UserError("name a training run with --workdir, or targets with --targets")
     if is_url(f.workdir) and not f.output:
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     return finish() if main_process else 0
 
 
-def evaluate_targets() -> int:
+def _evaluate_targets() -> int:
     """Compares ways of answering on --targets; returns the command's exit code."""
     f = flags.FLAGS
     jax_settings.apply()
@@ -276,7 +276,7 @@ if __name__ == "__main__":
         "rows", None, "Rows to draw: of the k-osc task (2048), or for --targets=drawn (100).", lower_bound=1
     )
     flags.DEFINE_string(
-        "output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS], of --targets evaluation."
+        "output", None, "Where to write; default: WORKDIR/evaluation/SPLIT-STEP[-SETTINGS], with --targets: evaluation."
     )
     flags.DEFINE_bool("render", False, "Render the predicted patches and measure how they sound.")
     flags.DEFINE_integer(

@@ -105,11 +105,10 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
     names = result_names(sounds)
     budget = candidate_flags.budget()
     faults: list[str] = []
-    described_run = described({"run": f.workdir, **about} if f.workdir else about)
     with (
         closing(files),
         progress_bar("predicting", len(sounds)) as advance,
-        prediction_report(output / "report.html", described_run, len(sounds)) as add_to_report,
+        prediction_report(output / "report.html", described(about), len(sounds)) as add_to_report,
     ):
         for first in range(0, len(sounds), at_once):
             group = range(first, min(first + at_once, len(sounds)))

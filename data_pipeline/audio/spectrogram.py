@@ -19,7 +19,7 @@ from data_pipeline.audio.contract import SAMPLE_RATE
 MIN_POWER = 1e-10
 # Decibels below the maximum are limited to this, as by librosa (top_db).
 DYNAMIC_RANGE_DB = 80.0
-# Spectra are computed in blocks that fit into a core's cache: this halves the time. Smaller blocks cost calls.
+# Spectra are computed in blocks that fit into a core's cache: this halves the time. Smaller blocks take more calls.
 SAMPLES_AT_ONCE = 1 << 16
 
 

@@ -33,7 +33,7 @@ def keep_freed_memory() -> None:
     """Makes processes that are started from now on keep the memory that they free, with glibc.
 
     By default glibc returns arrays of a few MB to the system at once. Work that makes them again and again then spends
-    more time on page faults than on the work.
+    much of its time on page faults: rendering and scoring a sound of Dexed takes 26 instead of 20 ms.
     """
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(512 << 20))

@@ -31,10 +31,9 @@ from data_pipeline.synths.preset_files import read
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.inference.sound_paths import find_sounds
 from synthjax.inference.target_note import TargetNote, estimate_note
+from synthjax.retrieval.presets import PRESET_NOTE
 from synthjax.tasks.rendered import render_settings
 
-# The note of the patches of preset files.
-PRESET_NOTE = TargetNote(60, 0.0, 3.0)
 BATCH_ROWS = 16
 
 
@@ -83,7 +82,7 @@ def drawn_targets(spec: ParamSpec, count: int, prior: str, renderer: PatchRender
     return Targets(
         [f"row {number}" for number in range(count)],
         lambda index: reader.read(AUDIO, index).astype(np.float32),
-        [_note_of(spec, row) for row in rows],
+        [_note_of(spec.decode(row)) for row in rows],
         rows,
         outside=False,
         about={"targets": "drawn", "rows": count, "seed": TEST_SEED, "prior_hash": settings.prior_hash},
@@ -108,8 +107,8 @@ def _preset_targets(folder: Path, files: Sequence[Path], spec: ParamSpec, render
             patches += [(path, patch) for patch in read(path)[0]]
         except UserError as error:
             faults.append(str(error))
-    note = {PITCH: PRESET_NOTE.pitch, NOTE_TIMES: (PRESET_NOTE.start, PRESET_NOTE.end)}
-    asked = ((number, OnBase(note, patch.base)) for number, (_, patch) in enumerate(patches))
+    note = _note_of(PRESET_NOTE)
+    asked = ((number, OnBase(PRESET_NOTE, patch.base)) for number, (_, patch) in enumerate(patches))
     sounds: dict[int, NDArray[np.float16]] = {}
     for one in renderer.render(asked):
         name = f"{patches[one.key][0].name} {one.key}"
@@ -123,10 +122,10 @@ def _preset_targets(folder: Path, files: Sequence[Path], spec: ParamSpec, render
     return Targets(
         [printable(f"{number} {patches[number][1].name} in {patches[number][0].name}") for number in kept],
         lambda index: sounds[kept[index]].astype(np.float32),
-        [PRESET_NOTE] * len(kept),
+        [note] * len(kept),
         None,
         outside=False,
-        about={"targets": str(folder.resolve()), "rows": len(kept), "data": _digest(files), "note": vars(PRESET_NOTE)},
+        about={"targets": str(folder.resolve()), "rows": len(kept), "data": _digest(files), "note": vars(note)},
         faults=faults,
     )
 
@@ -154,8 +153,7 @@ def _sound_targets(folder: Path) -> Targets:
     )
 
 
-def _note_of(spec: ParamSpec, row: NDArray[np.floating]) -> TargetNote:
-    values = spec.decode(row)
+def _note_of(values: Mapping[str, Any]) -> TargetNote:
     return TargetNote(values[PITCH], *values[NOTE_TIMES])
 
 

@@ -252,7 +252,8 @@ class Predictor:
             return prediction, found.interrupted
         origin = f"{prediction.best.origin}, refined with {found.evaluations} renders"
         refined = self._heard(sound, [replace(split(found.row), origin=origin)]).best
-        # The search's scores are coarse. Where renders differ they are means, for that of one depends on chance.
+        # The search's scores are coarse, so the exact score decides. Where renders differ, the score of one render
+        # depends on chance: there the search's mean scores decide.
         if refined.score is None or (played.exact and _order(refined) >= _order(prediction.best)):
             return prediction, found.interrupted
         candidates = (refined, *prediction.candidates)

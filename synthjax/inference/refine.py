@@ -231,7 +231,7 @@ class _Moves:
         return _Child(row, parent, nothing)
 
     def affected(self, child: _Child) -> NDArray[np.bool_]:
-        """The values that may be heard after a change that was: those of the same module."""
+        """The values that a heard change may have made audible: those of the same module."""
         if child.module is not None:
             return self._module_of == child.module
         if len(child.values) == 1:

@@ -31,7 +31,6 @@ Features = type[SoundFeatures]
 WEIGHTS = {"mss": 1.0, "wmfcc": 0.5, "sot": 10.0, "rms": 10.0}
 # A distance over the time in which the target sounds has this at the end of its name.
 SOUNDING = "_sounding"
-SOUNDING_METRICS = tuple(name + SOUNDING for name in METRICS)
 # A sound ends TAIL_SECONDS after it last exceeds this part of its peak (-60 dB), at the earliest after MIN_SECONDS.
 AUDIBLE = 1e-3
 TAIL_SECONDS = 0.25
@@ -135,7 +134,7 @@ def score(distances: Mapping[str, float]) -> float:
     A metric from 0 to 1 that is better when higher counts as 1 minus its value.
     """
     whole = sum(_weighted(name, distances[name]) for name in METRICS)
-    if not distances.keys() & set(SOUNDING_METRICS):
+    if METRICS[0] + SOUNDING not in distances:
         return whole
     return (whole + sum(_weighted(name, distances[name + SOUNDING]) for name in METRICS)) / 2
 

@@ -23,7 +23,7 @@ AUDIO_METRICS = (
     Metric("rms", "RMS", higher_is_better=True),
 )
 
-# Those of sounds from outside, over the time in which they sound, come beside them.
+# Sounds from outside also have each metric over the time in which they sound.
 PREDICTION_METRICS = (
     *AUDIO_METRICS,
     *(replace(metric, key=metric.key + SOUNDING, label=f"{metric.label}, sounding") for metric in AUDIO_METRICS),

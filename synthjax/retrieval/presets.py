@@ -1,7 +1,7 @@
 """The user's own presets as patches of an index.
 
 A preset is its own base patch: what the spec's parameters cannot say stays as it is. Every preset is rendered once,
-with ``INDEX_NOTE``, but may be played with any note.
+with ``PRESET_NOTE``, but may be played with any note.
 
 Shapes: n presets, W row width, E pooled numbers.
 """
@@ -29,8 +29,8 @@ from data_pipeline.synths.vst3_preset import read_preset_file
 from synthjax.retrieval.embedding import pooled
 from synthjax.retrieval.index import PresetPlace, Source
 
-# The note that a preset is rendered with for the index.
-INDEX_NOTE = {PITCH: 60, NOTE_TIMES: (0.0, 3.0)}
+# The note of a preset, which itself holds none: in an index, and as a target of evaluations.
+PRESET_NOTE = {PITCH: 60, NOTE_TIMES: (0.0, 3.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def read_presets(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> tupl
         raise UserError(f"--presets={folder} has no preset of {own.name} ({', '.join(own.endings)})")
     sounds: dict[int, UInt8[np.ndarray, " E"]] = {}
     with progress_bar("rendering presets", len(patches)) as advance:
-        asked = ((key, OnBase(INDEX_NOTE, patch.base)) for key, (_, _, patch) in enumerate(patches))
+        asked = ((key, OnBase(PRESET_NOTE, patch.base)) for key, (_, _, patch) in enumerate(patches))
         for one in renderer.render(asked, measure=_pooled_or_silent):
             if one.measured is not None:
                 sounds[one.key] = one.measured
@@ -92,7 +92,7 @@ def read_presets(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> tupl
 
 def own_row(spec: ParamSpec, patch: FilePatch) -> NDArray[np.float32]:
     """The row (W,) of a preset. A value that the spec does not have gets columns that stand for no change."""
-    row, values = np.zeros(spec.width, np.float32), {**patch.values, **INDEX_NOTE}
+    row, values = np.zeros(spec.width, np.float32), {**patch.values, **PRESET_NOTE}
     for parameter in spec.parameters:
         columns = row[spec.slices[parameter.name]]
         try:

@@ -47,7 +47,7 @@ ABOUT, CARD = "bundle.json", "README.md"
 CONFIG, STATS, WEIGHTS, LIBRARY = "config.json", "stats.safetensors", "weights.safetensors", "library.safetensors"
 # The files that a bundle may hold, and their largest sizes in bytes.
 MEMBERS = {ABOUT: 16 << 20, CARD: 1 << 20, CONFIG: 1 << 20, STATS: 8 << 20, WEIGHTS: 8 << 30, LIBRARY: 4 << 30}
-# A file that is compressed more than this is no array of numbers: it would fill the memory.
+# No array of numbers is compressed more than this many times. Such a file was made to fill the memory.
 MOST_COMPRESSED = 20
 ENDING = ".zip"
 # The bundles that ship with the package.
@@ -55,7 +55,7 @@ SHIPPED = resources.files("synthjax") / "bundles"
 # The beginnings of URLs that are fetched from the web; all others lie in a cloud.
 WEB = ("https://",)
 SECONDS_WITHOUT_ANSWER = 60.0
-# An older time than this is not allowed in zip files; with it, equal contents give equal files.
+# The earliest time that a zip file can hold. A fixed time makes equal contents give equal files.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 

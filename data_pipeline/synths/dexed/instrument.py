@@ -75,7 +75,7 @@ class DexedInstrument(Instrument):
 
 def _file_patch(voice: Voice) -> FilePatch:
     outside = [f"{name} is {value}, beyond its range" for name, value in voice.beyond_range().items()]
-    limited = voice.limited()  # The engine takes nothing else.
+    limited = voice.limited()  # The engine accepts no value beyond its range.
     return FilePatch(voice.name, {}, "dexed", limited.values, outside, limited.single())
 
 

@@ -151,11 +151,6 @@ def surge_template(spec: ParamSpec) -> PatchTemplate | None:
         return None
 
 
-def state_of(xml: bytes) -> bytes:
-    """The plugin's state that holds a patch XML and no wavetables."""
-    return _STATE_HEADER.pack(_STATE_MAGIC, len(xml), _NO_WAVETABLES) + xml
-
-
 def with_xml(state: bytes, xml: bytes) -> bytes:
     """A plugin's state with another patch XML; its wavetables stay. Raises UserError for a malformed state."""
     _, sizes, wavetables = _read_parts(state)
