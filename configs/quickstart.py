@@ -14,11 +14,11 @@ def get_config() -> ml_collections.ConfigDict:
     """Smaller batches and fewer steps."""
     c = flow_dexed.get_config()
     c.data.batch_size = 64
-    c.train.steps = 200
-    c.train.eval_every = 100
+    c.train.steps = 160
+    c.train.eval_every = 80
     c.train.log_every = 25
     c.validation.rows = 256
     # The probe gets little processor time: its sounds would not be finished before training ends.
     c.validation.probe_sounds = 0
-    c.checkpoint.every = 100
+    c.checkpoint.every = 80
     return c

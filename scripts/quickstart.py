@@ -22,7 +22,7 @@ from data_pipeline.shards.reader import AUDIO, ShardReader
 DATA, RUN = Path("data/quickstart"), Path("runs/quickstart")
 SOUNDS, ANSWERS, COMPARISON = DATA / "sounds", RUN / "answers", RUN / "comparison"
 # Sounds that are answered from the library, and those that all ways of answering are compared on.
-ANSWERED, COMPARED = 4, 12
+ANSWERED, COMPARED = 4, 8
 
 
 def main(argv: list[str]) -> int:
