@@ -15,12 +15,14 @@ patches of preset files instead of drawn ones. ``search`` prints the nearest pat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from data_pipeline.audio.contract import SECONDS
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.sound_files import load_sound
 from data_pipeline.console import cli, config_flag
@@ -103,7 +105,7 @@ def add(path: Path) -> None:
 
 
 def _settings() -> RenderSettings:
-    for name in ("rows", "prior", "seed"):
+    for name in ("rows", "prior", "seed", "held"):
         if FLAGS.presets and FLAGS[name].present:
             raise UserError(f"{FLAGS[name].serialize()} would be ignored: --presets are taken as they are")
     config = config_flag.read()
@@ -112,11 +114,12 @@ def _settings() -> RenderSettings:
     )
     if reason := why_no_renderer(settings.synth):
         raise UserError(reason)
-    return with_prior(settings, FLAGS.prior)
+    return replace(with_prior(settings, FLAGS.prior), held=FLAGS.held)
 
 
 def _same_draw(source: Source, settings: RenderSettings) -> bool:
-    return (source.about.get("seed"), source.about.get("prior_hash")) == (settings.seed, settings.prior_hash)
+    theirs = [source.about.get(name) for name in ("seed", "prior_hash", "held")]
+    return theirs == [settings.seed, settings.prior_hash, settings.held]
 
 
 Made = tuple[tuple[str, str], Source, UInt8[np.ndarray, "n E"], Callable[[], object]]
@@ -170,6 +173,13 @@ if __name__ == "__main__":
         "prior",
         "",
         "build, add: folder of preset files; patches are drawn as mixtures of theirs. Default: by the spec.",
+    )
+    flags.DEFINE_float(
+        "held",
+        0.0,
+        "build, add: seconds for which every note is held, from the beginning. Default: as the spec draws notes.",
+        lower_bound=0.0,
+        upper_bound=SECONDS,
     )
     flags.DEFINE_string("presets", "", "build, add: folder of preset files to take, instead of drawing patches.")
     flags.DEFINE_string("plugin", "", "build, add: path of the VST3 plugin.")

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.params.counter_rng import uniforms
 from data_pipeline.params.groups import Panel
-from data_pipeline.params.kinds import Categorical, Continuous, Discrete, Parameter
+from data_pipeline.params.kinds import Categorical, Continuous, Discrete, NoteDuration, Parameter
 from data_pipeline.params.spec import ParamSpec
 
 # The probability that a module is replaced by another patch's, and that the replacement comes from another place, such
@@ -60,6 +60,23 @@ class Prior(Protocol):
     def sample(self, seed: int, indices: Sequence[int], attempts: Sequence[int]) -> NDArray[np.float32]:
         """Rows (N, W), one for each (index, attempt) of the N pairs. A row depends on (seed, index, attempt) alone."""
         ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """A prior whose notes all begin at once and are held for so many seconds."""
+
+    prior: Prior
+    spec: ParamSpec
+    seconds: float
+
+    def sample(self, seed: int, indices: Sequence[int], attempts: Sequence[int]) -> NDArray[np.float32]:
+        """The prior's rows with these notes."""
+        rows = self.prior.sample(seed, indices, attempts)
+        for parameter in self.spec.note_params:
+            if isinstance(parameter, NoteDuration):
+                rows[:, self.spec.slices[parameter.name]] = parameter.encode((0.0, self.seconds))
+        return rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.quality import fault
-from data_pipeline.params.mixture import Mixture, Prior
+from data_pipeline.params.mixture import Held, Mixture, Prior
 from data_pipeline.render.worker_messages import Attempt, Batch, NothingAcceptedError
 from data_pipeline.shards.row_compression import EncodedRow, RenderedBatch, RowEncoder
 from data_pipeline.synths.protocol import Audio, SoundingError, Synth, SynthSettings
@@ -36,7 +36,8 @@ class RenderSettings:
 
     ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
     checks that the synthesizer holds the patch; it is also checked at the end of every batch. Patches are drawn from
-    ``mixture``; without one, by the weights of the synthesizer's spec. Without ``store_audio`` shards have no audio.
+    ``mixture``; without one, by the weights of the synthesizer's spec. With ``held``, all notes begin at once and are
+    held for so many seconds. Without ``store_audio`` shards have no audio.
     """
 
     synth: SynthSettings
@@ -46,11 +47,13 @@ class RenderSettings:
     verify_every: int
     mixture: Mixture | None = None
     store_audio: bool = True
+    held: float = 0.0
 
     @property
     def prior(self) -> Prior:
         """The distribution that patches are drawn from."""
-        return self.mixture or self.synth.spec
+        prior = self.mixture or self.synth.spec
+        return Held(prior, self.synth.spec, self.held) if self.held else prior
 
     @property
     def prior_hash(self) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import SAMPLE_RATE, SECONDS
-from data_pipeline.params.kinds import Discrete
+from data_pipeline.params.kinds import Discrete, NoteDuration
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 
@@ -74,6 +74,15 @@ def octave_remark(note: TargetNote, spec: ParamSpec) -> str | None:
         f"its pitch is about MIDI {note.pitch}, outside {low} to {high} of spec {spec.name}: presets are played at "
         f"{played}, the nearest octave"
     )
+
+
+def moved(row: NDArray[np.floating], spec: ParamSpec, start: float) -> NDArray[np.floating]:
+    """A row (W,) whose note begins at ``start`` in seconds. It is held as long as before, or to the sound's end."""
+    [times] = [parameter for parameter in spec.note_params if isinstance(parameter, NoteDuration)]
+    begin, end = times.decode(row[spec.slices[NOTE_TIMES]])
+    changed = row.copy()
+    changed[spec.slices[NOTE_TIMES]] = times.encode((start, min(SECONDS, start + end - begin)))
+    return changed
 
 
 def with_note(row: NDArray[np.floating], spec: ParamSpec, note: TargetNote) -> NDArray[np.floating]:

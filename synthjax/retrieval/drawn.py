@@ -131,6 +131,7 @@ class DrawLog:
             "seed": self.settings.seed,
             "first": self.numbers.start,
             "prior_hash": self.settings.prior_hash,
+            "held": self.settings.held,
             "refused": dict(self.refused),
         }
         attempts = np.array([self._found[number] for number in self.numbers], np.uint16)
@@ -165,6 +166,7 @@ class DrawLog:
             "numbers": [self.numbers.start, self.numbers.stop],
             "min_loudness": settings.min_loudness,
             "max_peak": settings.max_peak,
+            "held": settings.held,
         }
 
     def _recover(self) -> None:

@@ -1,7 +1,7 @@
 """Embeddings of sounds: a few small numbers for each, which lie near each other where sounds are alike.
 
-A spectrogram in dB is averaged over channels and pooled to mel bands and pieces of time. The embedding is its first
-principal components, in steps of one int8.
+A spectrogram in dB begins at the sound's onset, is averaged over channels, and is pooled to mel bands and pieces of
+time. The embedding is its first principal components, in steps of one int8.
 
 Shapes: C channels, M mels, F frames, N sounds, E pooled numbers, D components.
 """
@@ -21,15 +21,27 @@ _, MELS, FRAMES = MEL_SHAPE
 BANDS, PIECES = 32, 40
 POOLED = BANDS * PIECES
 COMPONENTS = 64
+# A sound begins where it is this many decibels below its loudest frame.
+ONSET_DB = 40.0
 # Steps of a pooled number, from 0 dB to -80 dB.
 STEPS = 255
 # The components are those of the first rows of an index.
 FIT_ROWS = 4096
 
 
+def onset(mel: Float[np.ndarray, "C M F"]) -> int:
+    """The first frame of a spectrogram in dB whose loudest band is less than ``ONSET_DB`` below the maximum."""
+    return int((mel.max(axis=(0, 1)) > mel.max() - ONSET_DB).argmax())
+
+
 def pooled(mel: Float[np.ndarray, "C M F"]) -> UInt8[np.ndarray, " E"]:
-    """Means of a spectrogram in dB over channels, bands and pieces of time, band by band, in steps of 80 / 255 dB."""
-    frames = mel.astype(np.float32).mean(axis=0)
+    """Means of a spectrogram in dB over channels, bands and pieces of time, band by band, in steps of 80 / 255 dB.
+
+    The first piece begins at the onset: the same sound at another time has the same means, but for its end.
+    """
+    begin = onset(mel)
+    frames = np.full(mel.shape[1:], -DYNAMIC_RANGE_DB, np.float32)
+    frames[:, : FRAMES - begin] = mel.astype(np.float32).mean(axis=0)[:, begin:]
     bands = frames.reshape(BANDS, MELS // BANDS, FRAMES).mean(axis=1)
     edges = np.linspace(0, FRAMES, PIECES + 1).astype(int)
     means = np.add.reduceat(bands, edges[:-1], axis=1) / np.diff(edges)

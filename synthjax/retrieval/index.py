@@ -23,10 +23,11 @@ from safetensors.numpy import load, save
 from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.os_errors import why
+from data_pipeline.params.mixture import Held
 from data_pipeline.params.spec import ParamSpec, parse_spec, spec_json
 from synthjax.retrieval.embedding import Embedding
 
-METADATA, VERSION = "synthjax_index", 1
+METADATA, VERSION = "synthjax_index", 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Source:
 
     Attributes:
       about: JSON values. Of a draw: ``seed``, the number of the ``first`` patch, ``prior_hash`` (the content hash of a
-        mixture; None: the weights of the spec), and how many renders were ``refused`` by reason. Of presets: the
+        mixture; None: the weights of the spec), for how many seconds all notes are ``held`` from the beginning (0: as
+        drawn), and how many renders were ``refused`` by reason. Of presets: the
         ``folder``, its ``files``, and the ``names`` of the patches.
       attempts: of a draw, the attempt (n,) uint16 that was accepted for each patch.
       places: of presets, the number (n, 2) of each one's file, and its own number in the file.
@@ -55,7 +57,7 @@ class Source:
         drawn, about = self.attempts is not None, self.about
         if drawn == (self.places is not None) or not (drawn or self.rows is not None):
             raise ValueError("a source without patches")
-        if drawn and not all(isinstance(about[key], int) for key in ("seed", "first")):
+        if drawn and not (isinstance(about["seed"], int) and isinstance(about["first"], int) and about["held"] >= 0.0):
             raise ValueError("a source without seed")
         if self.places is not None:
             whole = isinstance(about["folder"], str) and len(about["names"]) == len(self)
@@ -82,7 +84,8 @@ class Source:
         if self.rows is not None:
             return self.rows[number], f"row {index} of seed {seed} of a mixture", None
         assert self.attempts is not None
-        [row] = spec.sample(seed, [index], [int(self.attempts[number])])
+        prior = Held(spec, spec, about["held"]) if about["held"] else spec
+        [row] = prior.sample(seed, [index], [int(self.attempts[number])])
         return row, f"row {index} of seed {seed}", None
 
     def described(self) -> str:
@@ -92,7 +95,11 @@ class Source:
             return f"- {len(self)} presets of {about['folder']}"
         prior = "the weights of the spec" if self.rows is None else f"mixture {about['prior_hash']}"
         refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
-        return f"- {len(self)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; refused: {refused}"
+        notes = f"held for {about['held']:g} s" if about["held"] else "as drawn"
+        return (
+            f"- {len(self)} drawn from {prior}: seed {about['seed']}, from row {about['first']}; notes {notes}; "
+            f"refused: {refused}"
+        )
 
 
 PresetPlace = tuple[Path, int]

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
-from synthjax.inference.target_note import TargetNote, estimate_note, in_range, octave_remark, with_note
+from synthjax.inference.target_note import TargetNote, estimate_note, in_range, moved, octave_remark, with_note
 
 SPEC = load_spec("dexed")
 ROWS = SPEC.sample(2, [0], [0])
@@ -20,6 +20,15 @@ def test_pitches_outside_the_range_move_by_octaves(pitch: int, played: int) -> N
     values = SPEC.decode(row)
     assert values[PITCH] == played
     assert values[NOTE_TIMES] == pytest.approx((0.5, 1.5))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 2.5), (3.0, 4.0)])
+def test_a_moved_note_is_held_as_long_or_to_the_end(start: float, end: float) -> None:
+    row = with_note(ROWS[0], SPEC, TargetNote(60, 1.0, 3.0))
+    before, after = SPEC.decode(row), SPEC.decode(moved(row, SPEC, start))
+    assert after.pop(NOTE_TIMES) == pytest.approx((start, end))
+    del before[NOTE_TIMES]
+    assert after == before
 
 
 @pytest.mark.parametrize("pitch", [36, 57, 69, 84])

@@ -19,6 +19,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.choice import open_synth, synth_for
 from data_pipeline.synths.dexed.syx import write_banks
 from data_pipeline.synths.dexed.voice import INIT_VOICE
+from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.retrieval import search
 from synthjax.retrieval.embedding import POOLED, Embedding, pooled
 from synthjax.retrieval.index import Index, Source, read_index, write_index
@@ -122,10 +123,20 @@ def test_a_mixture_keeps_its_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, rows.read_rows("param_array", np.arange(8)))
 
 
+def test_notes_of_a_library_may_all_be_held(tmp_path: Path) -> None:
+    path = tmp_path / "held.index"
+    result = run_cli("synthjax.library", "build", path, "--rows=8", "--workers=1", "--held=1.5")
+    assert result.returncode == 0, result.stderr
+    assert "notes held for 1.5 s" in result.stdout
+    found = [SPEC.decode(patch.row) for patch in read_index(path).patches(range(8), [0.0] * 8)]
+    assert all(values[NOTE_TIMES] == pytest.approx((0.0, 1.5)) for values in found)
+    assert len({values[PITCH] for values in found}) > 1
+
+
 def random_index(count: int) -> tuple[Index, NDArray[np.uint8]]:
     sounds = np.random.default_rng(0).integers(0, 255, (count, POOLED), np.uint8)
     embedding = Embedding.fit(sounds)
-    about = {"seed": 3, "first": 0, "prior_hash": None, "refused": {}}
+    about = {"seed": 3, "first": 0, "prior_hash": None, "held": 0.0, "refused": {}}
     source = Source(about, np.zeros(count, np.uint16))
     return Index(SPEC, ("a", "1"), embedding, embedding.codes(sounds), (source,)), sounds
 
@@ -151,6 +162,14 @@ def test_pooled_numbers_are_means() -> None:
     np.testing.assert_array_equal(pooled(mel_spectrogram(np.zeros((2, 176400), np.float32))), 0)
 
 
+def test_the_same_sound_at_another_time_has_the_same_means() -> None:
+    sound = np.zeros((2, 176400), np.float32)
+    sound[:, :44100] = np.random.default_rng(0).normal(size=(2, 44100)) * np.exp(-np.arange(44100) / 10000)
+    later = np.roll(sound, 50 * 441, axis=1)
+    first, second = (pooled(mel_spectrogram(one)).astype(int) for one in (sound, later))
+    assert np.abs(first - second).mean() < 1.0
+
+
 @pytest.mark.parametrize("damage", ["truncated", "noise", "foreign", "version", "rows"])
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.index"
@@ -165,7 +184,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> No
         case "foreign":
             save_file({"weights": np.zeros(3)}, path)
         case "version":
-            path.write_bytes(content.replace(b'\\"version\\": 1', b'\\"version\\": 7'))
+            path.write_bytes(content.replace(b'\\"version\\": 2', b'\\"version\\": 7'))
         case "rows":
             tensors = load_file(path)
             tensors["codes"] = tensors["codes"][1:]
