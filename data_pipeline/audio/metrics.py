@@ -63,6 +63,7 @@ class SoundFeatures:
 
     scales: tuple[MelAnalysis, ...] = MSS_SCALES
     mfcc_scale = MFCC_SCALE
+    sot_hop = SOT_HOP
 
     def __init__(self, audio: NDArray[np.floating], dtype: type[np.floating] = np.float64) -> None:
         samples = _checked(audio, dtype)
@@ -88,12 +89,12 @@ class SoundFeatures:
         _check_shapes(self._shape, other._shape)
         samples = samples or self._shape[1]
         first = slice(_frames(samples, RMS_HOP))
-        yield "rms", _cosine(self._envelope[first], other._envelope[first])
+        yield "rms", _cosine(self.envelope[first], other.envelope[first])
         for number, scale in enumerate(self.scales):
             first = slice(_frames(samples, scale.hop_length))
             mine, theirs = self._spectrogram(number)[..., first], other._spectrogram(number)[..., first]
             yield "mss", float(np.abs(mine - theirs).mean()) / len(self.scales)
-        first = slice(_frames(samples, SOT_HOP))
+        first = slice(_frames(samples, self.sot_hop))
         yield "sot", float(np.abs(self._cumulative[first] - other._cumulative[first]).mean())
         first = slice(_frames(samples, self.mfcc_scale.hop_length))
         yield "wmfcc", wmfcc_distance(*_of_equal_width(self._mfccs[first], other._mfccs[first]))
@@ -116,10 +117,11 @@ class SoundFeatures:
     @cached_property
     def _cumulative(self) -> NDArray[np.floating]:
         mono = self._distinct.mean(axis=0)
-        return cumulative_spectra(np.abs(sot_spectra(mono)))
+        return cumulative_spectra(np.abs(sot_spectra(sot_frames(mono))))
 
     @cached_property
-    def _envelope(self) -> NDArray[np.floating]:
+    def envelope(self) -> NDArray[np.floating]:
+        """Root mean squares (F,) of frames, relative to the peak: what the metric RMS compares."""
         return _envelope(self._distinct.mean(axis=0))
 
 
@@ -185,10 +187,15 @@ def _of_equal_width(
     return np.tile(target, width // target.shape[1]), np.tile(other, width // other.shape[1])
 
 
-def sot_spectra(signal: NDArray[np.floating]) -> NDArray[np.complexfloating]:
-    """The spectra (F, B) that ``sot`` compares, of a sound (T,)."""
-    frames = centred_frames(signal, len(SOT_WINDOW), SOT_HOP) * SOT_WINDOW.astype(signal.dtype)
-    spectra: NDArray[np.complexfloating] = np.asarray(scipy.fft.rfft(frames, axis=-1, overwrite_x=True))
+def sot_frames(signal: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The frames (F, 2205) whose spectra ``sot`` compares, of a sound (T,)."""
+    return centred_frames(signal, len(SOT_WINDOW), SOT_HOP)
+
+
+def sot_spectra(frames: NDArray[np.floating]) -> NDArray[np.complexfloating]:
+    """The spectra (F, B) of ``sot_frames``."""
+    windowed = frames * SOT_WINDOW.astype(frames.dtype)
+    spectra: NDArray[np.complexfloating] = np.asarray(scipy.fft.rfft(windowed, axis=-1, overwrite_x=True))
     return spectra
 
 

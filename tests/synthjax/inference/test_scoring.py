@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -64,11 +66,20 @@ def test_a_short_target_is_also_measured_over_the_time_in_which_it_sounds() -> N
 @pytest.mark.parametrize("sounding", [True, False])
 def test_scores_are_exact_up_to_the_limit_and_beyond_it_beyond(sounding: bool) -> None:
     target = Target.of(sound(PATCHES[0], 0.0, 1.0), sounding=sounding, features=CoarseFeatures)
+    for patch in PATCHES[1:6]:
+        other = sound(patch, 0.0, 1.0)
+        exact = score(target.distances(other))
+        for limit in (math.inf, exact + 0.01):
+            assert replace(target, scores={}).score_within(other, limit) == pytest.approx(exact)
+        for limit in (0.1 * exact, 0.5 * exact, 0.9 * exact):
+            assert limit < replace(target, scores={}).score_within(other, limit) <= exact + 1e-9
+
+
+def test_a_sound_that_came_before_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target.of(sound(PATCHES[0], 0.0, 1.0), sounding=False, features=CoarseFeatures)
+    quiet, loud = 0.5 * sound(PATCHES[1], 0.0, 1.0), sound(PATCHES[1], 0.0, 1.0)
     with stored(target) as path:
-        for patch in PATCHES[1:6]:
-            other = sound(patch, 0.0, 1.0)
-            exact = score(target.distances(other))
-            assert ScoreOf(path)(other) == pytest.approx(exact)
-            assert ScoreOf(path, exact + 0.01)(other) == pytest.approx(exact)
-            for limit in (0.1 * exact, 0.5 * exact, 0.9 * exact):
-                assert limit < ScoreOf(path, limit)(other) <= exact + 1e-9
+        first, louder = ScoreOf(path)(quiet), ScoreOf(path)(loud)
+        assert first != louder  # Their envelopes are equal, relative to the peak.
+        monkeypatch.setattr(CoarseFeatures, "parts", None)
+        assert (ScoreOf(path)(quiet), ScoreOf(path)(loud)) == (first, louder)
