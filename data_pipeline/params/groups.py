@@ -43,19 +43,21 @@ class Panel:
     def modules(self, spec: ParamSpec) -> dict[str, tuple[str, ...]]:
         """Group to the names of its parameters, without the note's."""
         modules: dict[str, tuple[str, ...]] = {}
+        headings = self.headings(spec)
         for parameter in spec.synth_params:
-            group, _ = self.headings(spec)[parameter.name]
+            group, _ = headings[parameter.name]
             modules[group] = (*modules.get(group, ()), parameter.name)
         return modules
 
     def places(self, spec: ParamSpec) -> list[tuple[str, ...]]:
         """Sets of groups whose parameters, in order, have the same labels and kinds, and fit in each other's place."""
         alike: dict[object, tuple[str, ...]] = {}
+        headings = self.headings(spec)
         kinds = {parameter.name: (type(parameter), parameter.width) for parameter in spec.synth_params}
         for group, names in self.modules(spec).items():
             template = re.sub(r"\w+$", "{}", group)
             if template in self.exchangeable:
-                layout = tuple((self.headings(spec)[name][1], kinds[name]) for name in names)
+                layout = tuple((headings[name][1], kinds[name]) for name in names)
                 alike[template, layout] = (*alike.get((template, layout), ()), group)
         return [groups for groups in alike.values() if len(groups) > 1]
 

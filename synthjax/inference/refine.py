@@ -30,7 +30,7 @@ from data_pipeline.params.spec import ParamSpec
 # Members that live on, and children of a generation. Both are the same for every number of workers, so that the same
 # budget gives the same patch.
 MEMBERS = 24
-CHILDREN = 16
+CHILDREN = 32
 # Where renders differ, the mean of this many renders counts, of the start and of as many of the best members.
 REPEATS = 4
 FINALISTS = 3
