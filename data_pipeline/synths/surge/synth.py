@@ -54,7 +54,8 @@ class SurgeXT:
         if base is not None:
             template = PatchTemplate.on(base, self._spec, frozenset(values))
         load_preset(self._plugin, template.preset(values))
-        self._values = dict(values)
+        # With other oscillators and effects, the plugin limits values to other ranges and leaves unused ones out.
+        self._values = dict(values) if base is None else None
         return play_note(self._plugin, values, velocity=velocity, seconds=seconds)
 
     def verify(self) -> None:

@@ -26,6 +26,7 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, DriftError, Soundin
 from data_pipeline.synths.surge import instrument as surge_xt
 from data_pipeline.synths.surge.patch import PatchTemplate, read_preset
 from data_pipeline.synths.surge.synth import SurgeXT
+from data_pipeline.synths.vst3_preset import read_state
 from tests.data_pipeline.fake_vst3 import FakeSurgeXT, expected_audio
 
 SPECS = {name: load_spec(name) for name in ("surge_simple", "surge_xt")}
@@ -151,6 +152,19 @@ def test_verify_reads_the_patch_back(name: str) -> None:
         synth.verify()
     plugin.held = {**plugin.held, "a_highpass": 0.25, "a_osc_1_pitch": 0.45}
     with pytest.raises(DriftError, match=r"in 2 parameters.*a_highpass is 0.25, not"):
+        synth.verify()
+
+
+def test_a_preset_may_hold_what_the_plugin_reads_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real plugin leaves the values of unused effects out of its state, and limits those of other oscillators."""
+    plugin = FakeSurgeXT(FULL)
+    synth, (values,) = SurgeXT(plugin, FULL), rows(FULL, 1)
+    base = read_state(plugin.preset_data)
+    monkeypatch.setattr(plugin, "dump", lambda: b"garbage")
+    synth.render(values, base=base)
+    synth.verify()
+    synth.render(values)
+    with pytest.raises(DriftError):
         synth.verify()
 
 
