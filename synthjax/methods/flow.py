@@ -97,7 +97,12 @@ class FlowMatching:
         return jax.lax.map(at, jnp.asarray(self.times))
 
     def rows(
-        self, model: FlowModel, inputs: Float[Array, "B *S"], x0: Float[Array, "B *K W"], sampling: Sampling
+        self,
+        model: FlowModel,
+        inputs: Float[Array, "B *S"],
+        x0: Float[Array, "B *K W"],
+        sampling: Sampling,
+        known: Float[Array, "B *K W"] | None = None,
     ) -> Float[Array, "B *K W"]:
         """Samples of the flow, one from each noise row."""
-        return sample_rows(model, inputs, x0, sampling)
+        return sample_rows(model, inputs, x0, sampling, known)

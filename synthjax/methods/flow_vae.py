@@ -147,7 +147,12 @@ class FlowVAEMethod:
         return parameter_loss(make_model()(examples.inputs).prediction, examples.x1, self.layout)[None]
 
     def rows(
-        self, model: FlowVAE, inputs: Float[Array, "B *S"], x0: Float[Array, "B *K W"], sampling: Sampling
+        self,
+        model: FlowVAE,
+        inputs: Float[Array, "B *S"],
+        x0: Float[Array, "B *K W"],
+        sampling: Sampling,
+        known: Float[Array, "B *K W"] | None = None,
     ) -> Float[Array, "B *K W"]:
         """The row predicted from the posterior's mean, repeated for every noise row."""
         return repeat_for_draws(predicted_rows(model.predict(inputs), self.layout), x0)

@@ -48,9 +48,17 @@ class Method(Protocol):
         ...
 
     def rows(
-        self, model: Any, inputs: Float[Array, "B *S"], x0: Float[Array, "B *K W"], sampling: Sampling
+        self,
+        model: Any,
+        inputs: Float[Array, "B *S"],
+        x0: Float[Array, "B *K W"],
+        sampling: Sampling,
+        known: Float[Array, "B *K W"] | None = None,
     ) -> Float[Array, "B *K W"]:
-        """Rows on the model's scale, one for each noise row; a model that draws nothing gives K equal rows."""
+        """Rows on the model's scale, one for each noise row; a model that draws nothing gives K equal rows.
+
+        ``known`` has the values of columns that are known, and NaN elsewhere: a flow draws the others to fit them.
+        """
         ...
 
 

@@ -81,7 +81,12 @@ class Regression:
         return LOSSES[self.kind](make_model()(examples.inputs), examples.x1)[None]
 
     def rows(
-        self, model: Any, inputs: Float[Array, "B *S"], x0: Float[Array, "B *K W"], sampling: Sampling
+        self,
+        model: Any,
+        inputs: Float[Array, "B *S"],
+        x0: Float[Array, "B *K W"],
+        sampling: Sampling,
+        known: Float[Array, "B *K W"] | None = None,
     ) -> Float[Array, "B *K W"]:
         """The predicted row, repeated for every noise row."""
         return repeat_for_draws(model(inputs), x0)

@@ -3,6 +3,11 @@ r"""Rows from noise: dx/dt = v(x, t | z) from t = 0 to 1, with classifier-free g
     v_s(x, t) = (1 - s) v(x, t | none) + s v(x, t | z)                     (1)  guidance strength s
     s(t) = s in the guidance interval, else 1                              (2)  Kynkäänniemi et al., arXiv:2404.07724
 
+Columns of a row may be known. They do not follow the field, but the straight path from their noise to their values, on
+which the model has learnt them; the field sees them there at every evaluation, and moves the other columns to fit.
+
+    x_t[known] = (1 - t) x_0[known] + t x_1[known]                         (3)
+
 Shapes: B batch, K draws for each sound, W row width, L conditioning rows, D width.
 """
 
@@ -99,18 +104,38 @@ def guided_field(model: FlowModel, z: Float[Array, "B L D"], strength: float) ->
     return field
 
 
+def with_known(field: Field, x0: Float[Array, "B W"], known: Float[Array, "B W"]) -> Field:
+    """Eq. (3): the field with known columns; NaN in ``known`` is a column that follows the field."""
+    free = jnp.isnan(known)
+    slope = jnp.where(free, 0.0, known) - x0
+
+    def held(x: Array, t: Array) -> Array:
+        times = jnp.broadcast_to(t, len(x0))[:, None]
+        velocity = field(jnp.where(free, x, x0 + times * slope), t)
+        return jnp.where(free, velocity, slope)
+
+    return held
+
+
 def sample_rows(
-    model: FlowModel, mel: Float[Array, "B C M F"], x0: Float[Array, "B *K W"], sampling: Sampling
+    model: FlowModel,
+    mel: Float[Array, "B C M F"],
+    x0: Float[Array, "B *K W"],
+    sampling: Sampling,
+    known: Float[Array, "B *K W"] | None = None,
 ) -> Float[Array, "B *K W"]:
     """Rows on the model's scale [-1, 1] for standardised spectrograms and noise ``x0``.
 
-    The encoder runs once for each sound. All draws of all sounds are solved as one batch.
+    The encoder runs once for each sound. All draws of all sounds are solved as one batch. ``known`` has the values of
+    known columns, which end within the solver's error of them, and NaN elsewhere.
     """
     draws = math.prod(x0.shape[1:-1])
     z = jnp.repeat(model.encode(mel), draws, axis=0)
-    x = x0.reshape(-1, x0.shape[-1])
+    x = noise = x0.reshape(-1, x0.shape[-1])
     for start, end, guidance in sampling.parts():
         field = guided_field(model, z, guidance)
+        if known is not None:
+            field = with_known(field, noise, known.reshape(noise.shape))
         if sampling.solver == DOPRI5:
             x = solve_adaptive(field, x, tolerance=sampling.tolerance, start=start, end=end)
         else:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -19,7 +20,7 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.shards.mel_stats import MelStats
 from synthjax.cluster import sharding
-from synthjax.methods.examples import Batch, HostBatch, from_model_scale
+from synthjax.methods.examples import Batch, HostBatch, from_model_scale, to_model_scale
 from synthjax.methods.sampling import Sampling
 from synthjax.methods.task import KOscTask, SpectrogramTask, Task
 from synthjax.runs.architecture import Architecture
@@ -38,14 +39,17 @@ def no_progress(count: int) -> None:
 def jit_sampler(architecture: Architecture, mesh: Mesh, sampling: Sampling) -> jax.stages.Wrapped:
     """A jitted (params, batch, stats) -> rows on [-1, 1] of the shape of ``batch["x0"]`` (B, *K, W), on every host.
 
-    The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB.
+    The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB. It may hold ``known``, of
+    the shape of ``x0``: values of known columns, which the rows then have, and NaN elsewhere.
     """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
         inputs = architecture.task.inputs(batch, stats)
         model = architecture.model(architecture.gathered(params, mesh))
-        return architecture.method.rows(model, inputs, batch["x0"], sampling)
+        known = batch.get("known")
+        rows = architecture.method.rows(model, inputs, batch["x0"], sampling, known)
+        return rows if known is None else jnp.where(jnp.isnan(known), rows, known)
 
     return jax.jit(sample, in_shardings=(architecture.param_shardings(mesh), split, whole), out_shardings=whole)
 
@@ -157,13 +161,16 @@ class Model:
         """Rows in [0, 1] columns, not clipped, of the first ``count`` sounds.
 
         Args:
-          batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB and noise ``x0`` (b, *K, W). The
-            last batch is padded. Every other batch size is compiled anew.
+          batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB, noise ``x0`` (b, *K, W), and
+            perhaps ``known``, see ``jit_sampler``. The last batch is padded. Every other batch size is compiled anew.
           count: N.
           advance: see ``sample_batches``.
         """
         placement = sharding.batch_sharding(self.mesh)
-        placed = (sharding.place({name: batch[name] for name in ("mel_spec", "x0")}, placement) for batch in batches)
+        names = ("mel_spec", "x0", "known")
+        placed = (
+            sharding.place({name: batch[name] for name in names if name in batch}, placement) for batch in batches
+        )
         return from_model_scale(sample_batches(self.sample_batch, placed, count, advance))
 
     def sample_batch(self, batch: Batch) -> jax.Array:
@@ -176,14 +183,22 @@ class Model:
         x0: Float[np.ndarray, "N K W"],
         batch_size: int | None = None,
         advance: Advance = no_progress,
+        known: Float[np.ndarray, " W"] | None = None,
     ) -> Float[np.ndarray, "N K W"]:
         """Rows in [0, 1] columns, not clipped, for spectrograms in dB and their noise.
 
-        ``batch_size`` sounds are sampled at once; every other size is compiled anew.
+        ``batch_size`` sounds are sampled at once; every other size is compiled anew. ``known`` has the values in [0, 1]
+        of columns that all rows shall have, to the bit, and NaN elsewhere.
         """
         sounds, draws, _ = x0.shape
         indices = self.batch_indices(sounds, batch_size or self.batch_size(sounds, draws))
-        return self.sample(({"mel_spec": mels[index], "x0": x0[index]} for index in indices), sounds, advance)
+        batches: Iterable[HostBatch] = ({"mel_spec": mels[index], "x0": x0[index]} for index in indices)
+        if known is None:
+            return self.sample(batches, sounds, advance)
+        scaled = to_model_scale(known)
+        batches = (batch | {"known": np.broadcast_to(scaled, batch["x0"].shape)} for batch in batches)
+        rows = self.sample(batches, sounds, advance)
+        return np.where(np.isnan(known), rows, known)  # The scale rounds.
 
     def batch_indices(self, sounds: int, batch_size: int) -> Iterator[Int[np.ndarray, " b"]]:
         """The sounds of this process in each batch; padding repeats the last sound."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import load_spec
 from data_pipeline.render.patch_renderer import PatchRenderer
@@ -22,7 +23,10 @@ from synthjax.evaluation.audio import Predictions, measure_sounds
 from synthjax.inference.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
 from synthjax.inference.refine import Budget
 from synthjax.inference.scoring import score
+from synthjax.methods.examples import EVAL_NOISE, draw_noise
 from synthjax.methods.sampling import Sampling
+from synthjax.runs.model import Model
+from synthjax.runs.workdir import Workdir
 from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
 SPEC = load_spec("subtractive")
@@ -335,11 +339,18 @@ def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, wor
     """What evaluate samples from the split's spectrograms is what the model says of them."""
     with h5py.File(evaluation / "predictions.h5") as file:
         rows = file["rows"][:]
-    from synthjax.methods.examples import EVAL_NOISE, draw_noise
-    from synthjax.runs.model import Model
-    from synthjax.runs.workdir import Workdir
-
     model = Model.load(Workdir(workdir))
     mels = ShardReader(data / "test.h5").read_rows(MEL_SPEC, np.arange(SOUNDS))
     noise = np.stack([draw_noise(1, SPEC.width, EVAL_NOISE, model.config.seed, index) for index in range(SOUNDS)])
     np.testing.assert_allclose(model.draw(mels, noise)[:, 0], rows, rtol=1e-4, atol=1e-5)
+
+
+def test_known_columns_are_kept_to_the_bit_and_change_the_others(workdir: Path, targets: list[np.ndarray]) -> None:
+    model = Model.load(Workdir(workdir))
+    mels = np.stack([mel_spectrogram(target) for target in targets[:2]])
+    noise = draw_noise(3, SPEC.width, 0)[None].repeat(2, axis=0)
+    known = np.full(SPEC.width, np.nan, np.float32)
+    known[[0, 7, -1]] = 0.123, 0.456, 0.789
+    free, held = model.draw(mels, noise), model.draw(mels, noise, known=known)
+    np.testing.assert_array_equal(held[..., [0, 7, -1]], np.broadcast_to(known[[0, 7, -1]], (2, 3, 3)))
+    assert (np.delete(held, [0, 7, -1], axis=2) != np.delete(free, [0, 7, -1], axis=2)).any()

@@ -215,3 +215,23 @@ def test_a_row_that_dopri5_draws_does_not_depend_on_those_beside_it(tiny_config:
 def test_nor_on_their_number(tiny: Tiny) -> None:
     sample = sampler(tiny, Sampling(DOPRI5, 1, 1e-5, 2.0))
     np.testing.assert_allclose(sample(MEL[:1], X[:1]), sample(MEL, X)[:1], atol=1e-5)
+
+
+class Coupled:
+    """dx_0/dt is the value of column 1, dx_1/dt is 100."""
+
+    def encode(self, mel: jax.Array) -> jax.Array:
+        return mel[:, None, :]
+
+    def velocity(self, x: jax.Array, t: jax.Array, z: jax.Array, dropped: jax.Array | None = None) -> jax.Array:
+        return jnp.stack([x[:, 1], jnp.full(len(x), 100.0)], axis=1)
+
+
+@pytest.mark.parametrize("solver", ["heun", "rk4", DOPRI5])
+def test_known_columns_follow_the_straight_path_and_the_others_see_them_on_it(solver: str) -> None:
+    known = np.full((3, 2), np.nan, np.float32)
+    known[:2, 1] = [0.5, -0.25]  # Column 1 of the third row follows the field.
+    settings = Sampling(solver, 10, 1e-6, guidance=2.0, guidance_interval=(0.3, 0.8))
+    rows = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings, jnp.asarray(known))
+    end = np.where(np.isnan(known[:, 1]), X[:, 1] + 100.0, known[:, 1])
+    np.testing.assert_allclose(rows, np.stack([X[:, 0] + (X[:, 1] + end) / 2, end], axis=1), rtol=1e-5)
