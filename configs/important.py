@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     data.cache = "none"
     # Smaller standard deviations in stats.npz, in dB, are raised to this; 0 for models of the PyTorch code.
     data.min_std_db = 1.0
-    # The next three are for data.source=render. A folder of preset files, whose patches are mixed; without one the
+    # The next four are for data.source=render. A folder of preset files, whose patches are mixed; without one the
     # weights in the spec draw the rows.
     data.prior = ""
     # The seed of the rows.
@@ -49,6 +49,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # The number of steps that use each row, for models that learn faster than rows are made. Above 1, data.workers must
     # divide 24.
     data.reuse = 1
+    # Training sounds are corrupted as recordings are, each in each way with this probability: out of tune by up to 40
+    # cents, cut, in a room, with noise, through an equaliser, through MP3. Rooms, equalisers and MP3 need pedalboard.
+    data.corruption = ml_collections.ConfigDict()
+    data.corruption.detune = 0.0
+    data.corruption.cut = 0.0
+    data.corruption.noise = 0.0
+    data.corruption.room = 0.0
+    data.corruption.equaliser = 0.0
+    data.corruption.codec = 0.0
     # Whether virtual sources and external links outside the data set's parent folder may be read.
     data.allow_external = False
 

@@ -16,7 +16,7 @@ HostBatch = dict[str, np.ndarray]
 Batch = dict[str, Array]
 Metrics = dict[str, Array]  # Scalars.
 # The first word of each random stream, so that no two uses of a seed share numbers.
-TRAIN_NOISE, EVAL_NOISE, PREDICT_NOISE = 1, 2, 3
+TRAIN_NOISE, EVAL_NOISE, PREDICT_NOISE, CORRUPTION = 1, 2, 3, 4
 
 
 class Examples(NamedTuple):

@@ -96,6 +96,8 @@ def _check_rendering(config: ml_collections.ConfigDict) -> None:
     _require(fits, "data.seed", config, f"must not be negative, nor {reserved}, the seeds of validation and tests")
     fits = 1 <= data.reuse <= data.batch_size
     _require(fits, "data.reuse", config, "must be 1 to data.batch_size")
+    for kind, probability in data.corruption.items():
+        _require(0 <= probability <= 1, f"data.corruption.{kind}", config, "must be a probability in [0, 1]")
 
 
 def _check_k_osc(config: ml_collections.ConfigDict) -> None:

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import AUDIO_SHAPE, MEL_SHAPE, MIN_LOUDNESS
+from data_pipeline.audio.corruption import NONE, Corruption
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.progress import progress_bar
@@ -35,7 +36,7 @@ from data_pipeline.shards.reader import MEL_SPEC, PARAM_ARRAY
 from data_pipeline.synths.choice import synth_for, why_no_renderer
 from data_pipeline.synths.protocol import DriftError, SynthSettings
 from synthjax.cluster import distributed, sharding
-from synthjax.methods.examples import Batch, HostBatch
+from synthjax.methods.examples import CORRUPTION, Batch, HostBatch
 from synthjax.methods.task import SpectrogramTask, Task
 from synthjax.tasks.batches import TrainBatches, is_coupled, prefetch, require_shared_memory
 from synthjax.tasks.shards import HeldOutRows
@@ -80,9 +81,9 @@ class RenderedRows:
     It is pickled for worker processes. Each opens the synthesizer for itself.
     """
 
-    def __init__(self, settings: RenderSettings, order: RenderedOrder) -> None:
-        self._settings, self._order = settings, order
-        self._renderer = _Renderer(settings)
+    def __init__(self, settings: RenderSettings, order: RenderedOrder, corruption: Corruption = NONE) -> None:
+        self._order = order
+        self._renderer = _Renderer(settings, corruption=corruption)
         self._memory: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,11 +112,11 @@ class _Row:
 class _Renderer:
     """Renders rows by number, with a synthesizer that is opened when it is first needed.
 
-    Rows below ``heard`` keep their audio, which is large.
+    Rows below ``heard`` keep their audio, which is large. ``corruption`` is heard in the spectrograms alone.
     """
 
-    def __init__(self, settings: RenderSettings, heard: int = 0) -> None:
-        self._settings, self._heard = settings, heard
+    def __init__(self, settings: RenderSettings, heard: int = 0, corruption: Corruption = NONE) -> None:
+        self._settings, self._heard, self._corruption = settings, heard, corruption
         self._opened: RowRenderer | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +135,8 @@ class _Renderer:
         return [self._row(row) for row in accepted]
 
     def _row(self, row: AcceptedRow) -> _Row:
-        mel = mel_spectrogram(row.audio).astype(np.float16)
+        sound = self._corruption(row.audio, np.random.default_rng([CORRUPTION, self._settings.seed, row.index]))
+        mel = mel_spectrogram(sound).astype(np.float16)
         return _Row(row.index, mel, row.params, row.audio if row.index < self._heard else None)
 
 
@@ -144,8 +146,8 @@ class _FirstRows:
     Validation blocks have parameters too, and audio where the probe needs it.
     """
 
-    def __init__(self, training: RenderSettings, rows: int, validation: RenderSettings, held_out: int, heard: int):
-        self._renderers = _Renderer(training), _Renderer(validation, heard)
+    def __init__(self, training: _Renderer, rows: int, validation: _Renderer, held_out: int) -> None:
+        self._renderers = training, validation
         blocks = [(0, first, min(first + BLOCK, rows)) for first in range(0, rows, BLOCK)]
         self._blocks = blocks + [(1, first, min(first + BLOCK, held_out)) for first in range(0, held_out, BLOCK)]
 
@@ -196,12 +198,14 @@ class RenderedTrainingData:
             raise UserError(f"data.workers={data.workers} must divide {REUSE_STEPS} where data.reuse is above 1")
         self.spec = load_spec(data.spec)
         self._settings = render_settings(self.spec, data.seed, data.prior)
+        self._corruption = Corruption(**data.corruption)
         self.task: Task = SpectrogramTask(self.spec, MEL_SHAPE, data.min_std_db)
         self.identity = {
             "spec_hash": self.spec.content_hash,
             "prior_hash": self._settings.prior_hash,
             "seed": data.seed,
             "reuse": data.reuse,
+            "corruption": data.corruption.to_dict(),
         }
         self.workers: int = data.workers
         self._held_out: MemoryRows | None = None
@@ -215,7 +219,8 @@ class RenderedTrainingData:
         held_out = wanted.rows if self._config.train.eval_every else 0
         heard = min(wanted.probe_sounds, wanted.sampled_rows, held_out)
         validation = replace(self._settings, seed=VALIDATION_SEED)
-        source = _FirstRows(self._settings, counted, validation, held_out, heard)
+        training = _Renderer(self._settings, corruption=self._corruption)
+        source = _FirstRows(training, counted, _Renderer(validation, heard), held_out)
         accumulated = RunningStats()
         batches: list[HostBatch] = []
         self._require_memory(BLOCK)
@@ -244,7 +249,7 @@ class RenderedTrainingData:
         self._require_memory(len(local_rows))
         order = RenderedOrder(config.data.batch_size, config.data.reuse)
         return TrainBatches(
-            RenderedRows(self._settings, order),
+            RenderedRows(self._settings, order, self._corruption),
             order,
             batch_size=config.data.batch_size,
             seed=config.seed,

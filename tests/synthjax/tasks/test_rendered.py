@@ -134,6 +134,25 @@ def test_statistics_validation_rows_and_sounds_of_the_probe(config: ml_collectio
     assert targets[1].shape == (2, 2, 176400)
 
 
+def test_only_the_spectrograms_of_training_are_corrupted(config: ml_collections.ConfigDict) -> None:
+    clean = RenderedTrainingData(config, None)
+    config.data.corruption.noise = 1.0
+    noisy = RenderedTrainingData(config, None)
+    assert clean.identity != noisy.identity
+    (mels, rows), (noisy_mels, noisy_rows) = (
+        (batch["mel_spec"], batch["x1"]) for batch in (data.batches(range(BATCH))[0] for data in (clean, noisy))
+    )
+    np.testing.assert_array_equal(rows, noisy_rows)
+    assert (noisy_mels.min(axis=(1, 2, 3)) >= mels.min(axis=(1, 2, 3))).all()
+    assert (noisy_mels != mels).any(axis=(1, 2, 3)).all()
+    assert clean._held_out is not None
+    assert noisy._held_out is not None
+    np.testing.assert_array_equal(*(data._held_out.read_rows(MEL_SPEC, np.arange(6)) for data in (clean, noisy)))
+    assert clean.stats is not None
+    assert noisy.stats is not None
+    assert noisy.stats.mean.mean() > clean.stats.mean.mean() + 1.0
+
+
 def test_statistics_of_a_run_that_goes_on_are_its_own(config: ml_collections.ConfigDict) -> None:
     saved = MelStats(*(np.full((2, 128, 401), value, np.float32) for value in (-40, 9)))
     stats = RenderedTrainingData(config, saved).stats
@@ -145,6 +164,7 @@ def test_statistics_of_a_run_that_goes_on_are_its_own(config: ml_collections.Con
     ("key", "value", "words"),
     [
         ("seed", 2, r"data\.seed=2 must not be .* \(1, 2\)"),
+        ("corruption", {"noise": 1.5}, r"data\.corruption\.noise=1\.5 must be a probability"),
         ("reuse", 9, r"data\.reuse=9 must be 1 to data\.batch_size"),
         ("cache", "host", r"data\.cache=host keeps rows of shards"),
     ],

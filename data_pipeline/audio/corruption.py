@@ -1,0 +1,118 @@
+"""Corruption of sounds as recordings are corrupted, for models that shall answer recordings.
+
+The kinds are applied in the order of a recording: the instrument is slightly out of tune, the sound is cut, a room
+answers, noise is added, an equaliser and a codec change the spectrum. Level is left alone, because the spectrograms
+that models get are relative to their maximum. Rooms, equalisers and codecs are those of pedalboard (GPL-3, optional).
+
+Shapes: T samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from data_pipeline.audio.contract import SAMPLE_RATE
+
+Audio = NDArray[np.float32]
+
+# The largest deviation of pitch, in cents.
+DETUNE_CENTS = 40.0
+# The shortest sound that a cut leaves after the onset, and the length of its fade, in seconds. A sound begins where it
+# exceeds this part of its peak.
+CUT_FROM, FADES, AUDIBLE = 0.25, (0.005, 0.1), 0.01
+# The share of the room in the sound.
+WETTEST = 0.4
+# Decibels between the level of the sound's loudest 50 ms and that of the noise. The noise's power falls with frequency
+# to a power of 0 (white) to 2 (brown).
+NOISE_DB, COLOURS = (15.0, 60.0), (0.0, 2.0)
+# The gains of an equaliser's three bands, and between which frequencies each lies.
+GAIN_DB = 9.0
+BANDS_HZ = ((60.0, 400.0), (400.0, 3000.0), (3000.0, 12000.0))
+# LAME's variable rates, from 165 kbit/s to 65 kbit/s.
+CODEC_QUALITY = (4.0, 9.0)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """The probability of each kind, from 0 (never) to 1 (always). How strong it is, is drawn."""
+
+    detune: float = 0.0
+    cut: float = 0.0
+    room: float = 0.0
+    noise: float = 0.0
+    equaliser: float = 0.0
+    codec: float = 0.0
+
+    def __call__(self, audio: Audio, rng: np.random.Generator) -> Audio:
+        """A corrupted copy of a sound (2, T) at 44.1 kHz. What it does depends on ``rng`` alone."""
+        for kind in fields(self):
+            # A generator of its own: whether one kind is on does not change what the others draw.
+            [own] = rng.spawn(1)
+            if own.random() < getattr(self, kind.name):
+                audio = KINDS[kind.name](audio, own)
+        return audio
+
+
+NONE = Corruption()
+
+
+def _detune(audio: Audio, rng: np.random.Generator) -> Audio:
+    ratio = 2.0 ** (rng.uniform(-DETUNE_CENTS, DETUNE_CENTS) / 1200.0)
+    return _of_length(soxr.resample(audio.T, SAMPLE_RATE * ratio, SAMPLE_RATE).T, audio.shape[1])
+
+
+def _cut(audio: Audio, rng: np.random.Generator) -> Audio:
+    levels = np.abs(audio).max(axis=0)
+    onset = float((levels > AUDIBLE * levels.max()).argmax()) / SAMPLE_RATE
+    end = rng.uniform(onset + CUT_FROM, max(onset + CUT_FROM, audio.shape[1] / SAMPLE_RATE))
+    times = np.arange(audio.shape[1]) / SAMPLE_RATE
+    return audio * np.clip((end - times) / rng.uniform(*FADES), 0.0, 1.0).astype(np.float32)
+
+
+def _room(audio: Audio, rng: np.random.Generator) -> Audio:
+    size, damping, wet = (float(rng.uniform(0.0, most)) for most in (1.0, 1.0, WETTEST))
+    return _pedalboard().Reverb(size, damping, wet_level=wet, dry_level=1.0 - wet)(audio, SAMPLE_RATE)
+
+
+def _noise(audio: Audio, rng: np.random.Generator) -> Audio:
+    block = SAMPLE_RATE // 20
+    whole = audio[:, : audio.shape[1] // block * block].reshape(-1, block)
+    loudest = np.sqrt(np.square(whole, dtype=np.float64).mean(axis=1).max())
+    spectrum = np.fft.rfft(rng.standard_normal(audio.shape))
+    spectrum *= np.maximum(1.0, np.arange(spectrum.shape[1])) ** (-rng.uniform(*COLOURS) / 2)
+    noise = np.fft.irfft(spectrum, audio.shape[1])
+    level = loudest * 10.0 ** (-rng.uniform(*NOISE_DB) / 20.0)
+    return audio + (noise * level / np.sqrt(np.square(noise).mean())).astype(np.float32)
+
+
+def _equaliser(audio: Audio, rng: np.random.Generator) -> Audio:
+    board = _pedalboard()
+    for band, hz in zip((board.LowShelfFilter, board.PeakFilter, board.HighShelfFilter), BANDS_HZ, strict=True):
+        audio = band(float(np.exp(rng.uniform(*np.log(hz)))), rng.uniform(-GAIN_DB, GAIN_DB))(audio, SAMPLE_RATE)
+    return audio
+
+
+def _codec(audio: Audio, rng: np.random.Generator) -> Audio:
+    coded = _pedalboard().MP3Compressor(rng.uniform(*CODEC_QUALITY))(audio, SAMPLE_RATE)
+    return _of_length(coded, audio.shape[1])
+
+
+KINDS = {
+    "detune": _detune, "cut": _cut, "room": _room, "noise": _noise, "equaliser": _equaliser, "codec": _codec,
+}  # fmt: skip
+
+
+def _of_length(audio: Audio, samples: int) -> Audio:
+    """The sound, cut or followed by silence."""
+    return np.pad(audio[:, :samples], ((0, 0), (0, max(0, samples - audio.shape[1]))))
+
+
+def _pedalboard() -> Any:
+    import pedalboard  # Optional, and slow to import.
+
+    return pedalboard
