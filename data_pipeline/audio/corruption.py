@@ -17,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import SAMPLE_RATE
+from data_pipeline.console.cli import UserError
 
 Audio = NDArray[np.float32]
 
@@ -49,7 +50,10 @@ class Corruption:
     codec: float = 0.0
 
     def __call__(self, audio: Audio, rng: np.random.Generator) -> Audio:
-        """A corrupted copy of a sound (2, T) at 44.1 kHz. What it does depends on ``rng`` alone."""
+        """A corrupted copy of a sound (2, T) at 44.1 kHz. What it does depends on ``rng`` alone.
+
+        Raises UserError where pedalboard is needed and not installed.
+        """
         for kind in fields(self):
             # A generator of its own: whether one kind is on does not change what the others draw.
             [own] = rng.spawn(1)
@@ -113,6 +117,10 @@ def _of_length(audio: Audio, samples: int) -> Audio:
 
 
 def _pedalboard() -> Any:
-    import pedalboard  # Optional, and slow to import.
-
+    try:
+        import pedalboard
+    except ImportError as error:
+        raise UserError(
+            "corruption by rooms, equalisers and codecs needs pedalboard (GPL-3): pip install 'synthjax[render]'"
+        ) from error
     return pedalboard
