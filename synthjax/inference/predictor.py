@@ -30,6 +30,7 @@ from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import GivenPatch, PatchRenderer
 from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import medoid, spread
+from synthjax.inference.locks import Locks
 from synthjax.inference.refine import Budget, refine
 from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score, stored
 from synthjax.inference.target_note import estimate_note, moved, with_note
@@ -112,16 +113,22 @@ class Predictor:
         renderer: PatchRenderer | None = None,
         *libraries: Library,
         sounding: bool = True,
+        locks: Mapping[str, Any] | None = None,
     ) -> None:
-        """``sounding``: the time in which a target sounds counts beside the whole 4 s, as ``scoring`` says.
+        """The answers of a model, libraries, or both.
 
-        Raises ValueError without model and library, or if they are of different specs.
+        Args:
+          sounding: the time in which a target sounds counts beside the whole 4 s, as ``scoring`` says.
+          locks: raw values by parameter name that every answer has.
+
+        Raises ValueError without model and library, if they are of different specs, and as ``Locks`` does.
         """
         specs = [one.spec for one in (model, *libraries) if one]
         if not specs or any(spec.content_hash != specs[0].content_hash for spec in specs):
             raise ValueError("candidates need a model or a library, of one spec")
         self.spec = specs[0]
         self.model, self.renderer, self.libraries, self.sounding = model, renderer, libraries, sounding
+        self.locks = Locks(self.spec, locks or {})
 
     @classmethod
     def from_workdir(cls, workdir: str | Path, *, renderer: PatchRenderer | None = None, **settings: Any) -> Predictor:
@@ -179,10 +186,11 @@ class Predictor:
         note = estimate_note(sound) if any(patch.preset for patch in patches) else None
         for patch in patches:
             if note is None or patch.preset is None:
-                yield Candidate(moved(patch.row, self.spec, start), patch.origin, distance=patch.distance)
+                row = self.locks.on(moved(patch.row, self.spec, start))
+                yield Candidate(row, patch.origin, distance=patch.distance)
             else:
                 base = read_base(patch.preset, self.spec)
-                row = with_note(patch.row, self.spec, note)
+                row = self.locks.on(with_note(patch.row, self.spec, note))
                 yield Candidate(row, patch.origin, base=base, distance=patch.distance)
 
     def drawn(
@@ -195,7 +203,8 @@ class Predictor:
         """The model's draws for spectrograms in dB; the arguments are those of ``predict``."""
         assert self.model is not None
         noise = draw_noise(count, self.spec.width, PREDICT_NOISE, self._seed(seed))
-        rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size)
+        known = self.locks.known if self.locks.values else None
+        rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size, known=known)
         return [list(map(Candidate, of_one)) for of_one in rows]
 
     def rank(
@@ -227,7 +236,7 @@ class Predictor:
         # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
         every = (*prediction.candidates, *prediction.spare)
         bases = list(dict.fromkeys(candidate.base for candidate in every))
-        starts = [(*candidate.row, bases.index(candidate.base)) for candidate in every]
+        starts = [(*self.locks.on(candidate.row), bases.index(candidate.base)) for candidate in every]
 
         def split(row: NDArray[np.floating]) -> Candidate:
             return Candidate(row[:-1].astype(np.float32), base=bases[int(row[-1])])
@@ -249,6 +258,7 @@ class Predictor:
                 budget=budget,
                 exact=played.exact,
                 seed=self._seed(seed),
+                locked=self.locks.values.keys(),
             )
         prediction = replace(prediction, evaluations=found.evaluations)
         if not found.score < found.start_score:

@@ -15,7 +15,7 @@ a base patch: a child has those of its parent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from time import monotonic
 
@@ -83,7 +83,15 @@ class Refined:
 
 
 def refine(
-    candidates: ArrayLike, score: Score, *, spec: ParamSpec, panel: Panel, budget: Budget, exact: bool, seed: int = 0
+    candidates: ArrayLike,
+    score: Score,
+    *,
+    spec: ParamSpec,
+    panel: Panel,
+    budget: Budget,
+    exact: bool,
+    seed: int = 0,
+    locked: Collection[str] = (),
 ) -> Refined:
     """Searches from candidates (K, W), best first. The result never scores worse than the first one.
 
@@ -95,6 +103,7 @@ def refine(
       budget: the search ends before a generation that would exceed it. The start is always scored.
       exact: whether two renders of a patch are equal.
       seed: the same candidates, scores, seed and number of generations give the same row.
+      locked: names of parameters that are not changed; all candidates have the same values of them. One is free.
 
     Raises:
       KeyboardInterrupt: before the start is scored. Later, an interruption ends the search, and the best row so far is
@@ -108,7 +117,7 @@ def refine(
     start_scores = scorer(np.repeat(rows[:1], repeats, axis=0))
     start_score = float(start_scores.mean())
     best, best_score, interrupted = rows[0], start_score, False
-    population = _Population(rows[:1], start_scores[:1], _Moves(spec, panel, every, seed))
+    population = _Population(rows[:1], start_scores[:1], _Moves(spec, panel, every, seed, locked))
     reserve = 0 if exact else FINALISTS * REPEATS
     try:
         if scorer.has_room_for(len(rows) - 1 + reserve):
@@ -202,10 +211,13 @@ class _Population:
 class _Moves:
     """Draws children of members. Candidates (K, W) give modules, even those that no longer are members."""
 
-    def __init__(self, spec: ParamSpec, panel: Panel, candidates: Rows, seed: int) -> None:
+    def __init__(self, spec: ParamSpec, panel: Panel, candidates: Rows, seed: int, locked: Collection[str]) -> None:
         self._rng = np.random.default_rng(seed)
         self._spec, self._candidates = spec, candidates
         self._modules = Modules.of(spec, panel)
+        self._free = np.array([one.name not in locked for one in spec.synth_params])
+        self._free_notes = [one for one in spec.note_params if one.name not in locked]
+        self._free_columns = np.concatenate([np.full(one.width, one.name not in locked) for one in spec.synth_params])
         self._module_of = np.array([self._modules.of_column[spec.slices[one.name].start] for one in spec.synth_params])
         self.values = len(spec.synth_params)
 
@@ -215,9 +227,13 @@ class _Moves:
         parent = int(len(members) * rng.random() ** 2)
         row = members[parent].copy()
         move = rng.random()
+        if not self._free_notes:
+            move *= VALUE + MODULE
+        elif not self._free.any():
+            move = 1.0
         if move < VALUE:
-            weights = np.where(quiet[parent], QUIET, 1.0)
-            count = min(int(rng.geometric(1.0 - FURTHER)), MOST_VALUES, self.values)
+            weights = np.where(quiet[parent], QUIET, 1.0) * self._free
+            count = min(int(rng.geometric(1.0 - FURTHER)), MOST_VALUES, int(self._free.sum()))
             values = rng.choice(self.values, count, replace=False, p=weights / weights.sum())
             changed = [self._changed(row, members[parent], self._spec.synth_params[value]) for value in values]
             return _Child(row, parent, values[np.array(changed)])
@@ -227,7 +243,7 @@ class _Moves:
             module = int(rng.integers(len(self._modules.fitting)))
             self._exchange(row, donors[rng.integers(len(donors))], module)
             return _Child(row, parent, nothing, module)
-        self._change(row, self._spec.note_params[rng.integers(len(self._spec.note_params))])
+        self._change(row, self._free_notes[rng.integers(len(self._free_notes))])
         return _Child(row, parent, nothing)
 
     def affected(self, child: _Child) -> NDArray[np.bool_]:
@@ -269,5 +285,5 @@ class _Moves:
         """Takes a module from a donor."""
         rng, modules = self._rng, self._modules
         choice = rng.integers(modules.fitting[module]) if rng.random() < OTHER_PLACE else 0
-        own = np.flatnonzero(modules.of_column == module)
+        own = np.flatnonzero((modules.of_column == module) & self._free_columns)
         row[own] = donor[modules.sources[choice, own]]

@@ -354,3 +354,13 @@ def test_known_columns_are_kept_to_the_bit_and_change_the_others(workdir: Path, 
     free, held = model.draw(mels, noise), model.draw(mels, noise, known=known)
     np.testing.assert_array_equal(held[..., [0, 7, -1]], np.broadcast_to(known[[0, 7, -1]], (2, 3, 3)))
     assert (np.delete(held, [0, 7, -1], axis=2) != np.delete(free, [0, 7, -1], axis=2)).any()
+
+
+def test_locked_values_are_in_every_draw_of_a_model(workdir: Path, targets: list[np.ndarray]) -> None:
+    locks = {"pitch": 60, "note_start_and_end": (0.25, 1.0)}
+    predictor = Predictor(Model.load(Workdir(workdir)), locks=locks)
+    [prediction] = predictor.predict(targets[:1], candidates=4)
+    known = predictor.locks.known
+    for candidate in prediction.candidates:
+        np.testing.assert_array_equal(candidate.row[~np.isnan(known)], known[~np.isnan(known)])
+    assert prediction.values["pitch"] == 60

@@ -191,6 +191,28 @@ def test_values_that_are_not_heard_are_changed_less_often() -> None:
     assert changed[0] > 2 * np.median(changed)
 
 
+NOTE_NAMES = {parameter.name for parameter in SPEC.note_params}
+SYNTH_NAMES = {parameter.name for parameter in SPEC.synth_params}
+
+
+@pytest.mark.parametrize(
+    "locked",
+    [{"pitch"}, NOTE_NAMES, SYNTH_NAMES, {*NOTE_NAMES, *sorted(SYNTH_NAMES)[::2]}],
+    ids=["pitch", "note", "all but the note", "note and half"],
+)
+def test_locked_parameters_are_not_changed_and_the_others_are(locked: set[str]) -> None:
+    columns = np.zeros(SPEC.width, bool)
+    for name in locked:
+        columns[SPEC.slices[name]] = True
+    starts = [np.where(columns, START, near(sample(index))) for index in range(4)]
+    bench = Bench(distance_from(TARGET))
+    refined = bench.refine(*starts, locked=locked, panel=instrument("subtractive").panel)
+    assert refined.score < refined.start_score
+    scored = np.concatenate(bench.batches)
+    np.testing.assert_array_equal(scored[:, columns], np.broadcast_to(START[columns], (len(scored), columns.sum())))
+    assert (scored[1:, ~columns] != scored[0, ~columns]).any(axis=0).all()
+
+
 def test_same_seed_gives_the_same_row() -> None:
     results = [Bench(distance_from(TARGET)).refine(START, seconds=5.0, seed=seed) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(results[0].row, results[1].row)

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from data_pipeline.audio.mel import mel_spectrogram
-from data_pipeline.audio.sound_files import wav
+from data_pipeline.audio.sound_files import load_sound, wav
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.counter_rng import LIBRARY_SEED
 from data_pipeline.params.spec import load_spec
+from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.synths.choice import open_synth, synth_for
 from data_pipeline.synths.dexed.syx import write_banks
 from data_pipeline.synths.dexed.voice import INIT_VOICE
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
+from synthjax.inference.predictor import REFINED, Predictor
+from synthjax.inference.refine import Budget
 from synthjax.retrieval import search
 from synthjax.retrieval.embedding import POOLED, Embedding, pooled
 from synthjax.retrieval.index import Index, Source, read_index, write_index
@@ -109,6 +112,20 @@ def test_a_library_answers_without_a_model(path: Path, sounds: list[Path], tmp_p
         assert answer["candidates"][0]["origin"] == f"row {number} of seed 3"
         assert (tmp_path / f"{sound.stem}.syx").is_file()
     assert (tmp_path / "banks" / "1.syx").is_file()
+
+
+def test_locked_values_are_in_every_answer(path: Path, sounds: list[Path]) -> None:
+    locks = {"algorithm": 7, "op_3_output_level": 55, "pitch": 48}
+    sound = load_sound(sounds[0]).audio
+    with PatchRenderer(synth_for(SPEC), 2) as renderer:
+        predictor = Predictor(None, renderer, Library(read_index(path)), locks=locks)
+        [prediction] = predictor.predict([sound], candidates=8)
+        refined, _ = predictor.refine(sound, prediction, Budget(evaluations=150))
+    assert refined.chosen == REFINED
+    known = predictor.locks.known
+    for candidate in (*refined.candidates, *refined.spare):
+        np.testing.assert_array_equal(candidate.row[~np.isnan(known)], known[~np.isnan(known)])
+    assert locks.items() <= refined.values.items()
 
 
 def test_a_mixture_keeps_its_rows(tmp_path: Path) -> None:
