@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -37,7 +38,9 @@ from synthjax.inference.target_note import estimate_note, octave_remark
 from synthjax.report.entries import described
 from synthjax.report.prediction import prediction_report
 from synthjax.runs import model_flags
-from synthjax.runs.model import Model
+
+if TYPE_CHECKING:
+    from synthjax.runs.model import Model
 
 # The bundle that answers where no flag names a model or a library.
 DEFAULT_BUNDLE = "dexed"

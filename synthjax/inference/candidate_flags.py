@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -19,7 +19,9 @@ from synthjax.retrieval.presets import read_presets
 from synthjax.retrieval.search import Library
 from synthjax.runs import model_flags
 from synthjax.runs.bundles import Bundle
-from synthjax.runs.model import Model
+
+if TYPE_CHECKING:
+    from synthjax.runs.model import Model
 
 
 def define(*, candidates: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -40,7 +40,9 @@ from synthjax.retrieval.index import Patch
 from synthjax.retrieval.presets import Base, read_base
 from synthjax.retrieval.search import Library
 from synthjax.runs import cloud_runs
-from synthjax.runs.model import Model
+
+if TYPE_CHECKING:
+    from synthjax.runs.model import Model
 
 BY_SOUND, BY_MEDOID, ONLY = "nearest in sound", "medoid of the candidates", "only candidate"
 BY_INDEX, REFINED = "nearest in the library, by its stored sounds", "refined by sound"
@@ -137,6 +139,8 @@ class Predictor:
         ``settings`` are those of ``Model.load``: ``checkpoint``, ``use_ema`` and the fields of ``Sampling``.
         Raises UserError as ``Model.load`` does.
         """
+        from synthjax.runs.model import Model  # Takes a second, which answers without a model need not wait for.
+
         with cloud_runs.reading(workdir) as run:
             return cls(Model.load(run, **settings), renderer)
 

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
 from synthjax.methods.solvers import DOPRI5, Field, solve, solve_adaptive
-from synthjax.models import FlowModel
+
+if TYPE_CHECKING:
+    from synthjax.models import FlowModel
 
 ALWAYS = (0.0, 1.0)
 

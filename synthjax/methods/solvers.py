@@ -10,13 +10,13 @@ Shapes: B batch, W row width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.integrate import RK45
 
 Field = Callable[[Array, Array], Array]  # (x (B, W), t () or (B,)) -> velocity (B, W)
 
@@ -73,11 +73,6 @@ MAX_STEPS = 1_000
 # SAFETY times the length that the error allows is tried next, limited to SHRINK and GROW times the last length. After a
 # refused step the next is not longer.
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-# Dormand and Prince's table: times of the stages after the first; weights of the slopes that each stage starts from
-# (the last stage starts at the result); weights of the slopes in the error.
-STAGE_TIMES = np.append(RK45.C[1:], 1.0).astype(np.float32)
-STAGES = np.vstack([np.pad(RK45.A[1:], ((0, 0), (0, 2))), np.pad(RK45.B, (0, 1))]).astype(np.float32)
-ERROR = RK45.E.astype(np.float32)
 
 
 class _State(NamedTuple):
@@ -144,16 +139,37 @@ def dopri5_step(
       x after the step, the slope there, and the difference from a fourth-order step.
     """
 
+    table = _dormand_prince()
+
     def body(slopes: Array, stage: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         number, time, weights = stage
         start = x + h[:, None] * _weighted(weights, slopes)
         return slopes.at[number].set(field(start, t + time * h)), start
 
-    slopes = jnp.zeros((len(ERROR), *slope.shape), slope.dtype).at[0].set(slope)
+    slopes = jnp.zeros((len(table.error), *slope.shape), slope.dtype).at[0].set(slope)
     # A loop, so that the field is compiled once.
-    stages = jnp.arange(1, len(ERROR)), jnp.asarray(STAGE_TIMES), jnp.asarray(STAGES)
+    stages = jnp.arange(1, len(table.error)), jnp.asarray(table.times), jnp.asarray(table.stages)
     slopes, starts = jax.lax.scan(body, slopes, stages)
-    return starts[-1], slopes[-1], h[:, None] * _weighted(jnp.asarray(ERROR), slopes)
+    return starts[-1], slopes[-1], h[:, None] * _weighted(jnp.asarray(table.error), slopes)
+
+
+class _Table(NamedTuple):
+    """Times of the stages after the first; weights of the slopes that each stage starts from; those of the error.
+
+    The last stage starts at the result.
+    """
+
+    times: Float[np.ndarray, "6"]
+    stages: Float[np.ndarray, "6 7"]
+    error: Float[np.ndarray, "7"]
+
+
+@cache
+def _dormand_prince() -> _Table:
+    from scipy.integrate import RK45  # Takes a third of a second, and only this solver needs it.
+
+    stages = np.vstack([np.pad(RK45.A[1:], ((0, 0), (0, 2))), np.pad(RK45.B, (0, 1))])
+    return _Table(*(part.astype(np.float32) for part in (np.append(RK45.C[1:], 1.0), stages, RK45.E)))
 
 
 def _weighted(weights: Float[Array, " N"], slopes: Float[Array, "N B W"]) -> Float[Array, "B W"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from absl import flags
@@ -14,7 +14,9 @@ from synthjax.methods.sampling import Sampling
 from synthjax.methods.solvers import DOPRI5
 from synthjax.runs import bundles, cloud_runs
 from synthjax.runs.bundles import Bundle, read_bundle
-from synthjax.runs.model import Model
+
+if TYPE_CHECKING:
+    from synthjax.runs.model import Model
 
 SAMPLER = tuple(field.name for field in fields(Sampling))
 RENDERER = ("plugin", "preset", "report_sounds")  # Not --workers, which describes the machine.
@@ -83,6 +85,8 @@ def load_model_if_named(bundle: Bundle | None = None) -> Model | None:
         for name in ("checkpoint", "data_root", "use_ema"):
             if f[name].present:
                 raise UserError(f"{f[name].serialize()} would be ignored: a bundle has one set of weights")
+        from synthjax.runs.model import Model  # Takes a second, as in ``load_model``.
+
         model = Model.of_bundle(bundle, **_sampling())
         refuse_ignored(model.config)
         return model
@@ -93,6 +97,8 @@ def load_model_if_named(bundle: Bundle | None = None) -> Model | None:
 
 def load_model() -> Model:
     """The model of --workdir. Raises UserError, also for a flag that the run would ignore."""
+    from synthjax.runs.model import Model  # Takes a second, which answers without a model need not wait for.
+
     f = flags.FLAGS
     with cloud_runs.reading(f.workdir) as workdir:
         model = Model.load(workdir, checkpoint=f.checkpoint, use_ema=f.use_ema, **_sampling())
