@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # The number of steps that use each row, for models that learn faster than rows are made. Above 1, data.workers must
     # divide 24.
     data.reuse = 1
-    # Training sounds are corrupted as recordings are, each in each way with this probability: out of tune by up to 40
+    # Sounds are corrupted as recordings are, each in each way with this probability: out of tune by up to 40
     # cents, cut, in a room, with noise, through an equaliser, through MP3. Rooms, equalisers and MP3 need pedalboard.
     data.corruption = ml_collections.ConfigDict()
     data.corruption.detune = 0.0

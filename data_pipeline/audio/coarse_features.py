@@ -2,10 +2,10 @@
 
 They are those of the metrics in float32, with these savings: every second frame of the two finer spectrograms and of
 SOT is left out, and the window of the middle spectrogram is 2 % shorter, because transforms of its length are slow
-(1102 = 2 x 19 x 29). The transforms of SOT serve wMFCC too, which so has a quarter of its frames.
+(1102 = 2 x 19 x 29). wMFCC uses the transforms of SOT, which are a quarter as many as its own.
 
 Which frame of two SOT keeps is random, but always the same: of sounds that change 25 times a second, frames at even
-distances would all hear the same moment, and a search would find such sounds.
+distances would all hear the same moment, and a search would exploit that.
 """
 
 from __future__ import annotations

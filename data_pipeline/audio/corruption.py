@@ -21,16 +21,16 @@ from data_pipeline.console.cli import UserError
 
 Audio = NDArray[np.float32]
 
-# The largest deviation of pitch, in cents.
+# The largest deviation of pitch, in cents. All times are stretched by as much, at most 2.3 %.
 DETUNE_CENTS = 40.0
 # The shortest sound that a cut leaves after the onset, and the length of its fade, in seconds. A sound begins where it
 # exceeds this part of its peak.
 CUT_FROM, FADES, AUDIBLE = 0.25, (0.005, 0.1), 0.01
 # The share of the room in the sound.
 WETTEST = 0.4
-# Decibels between the level of the sound's loudest 50 ms and that of the noise. The noise's power falls with frequency
-# to a power of 0 (white) to 2 (brown).
-NOISE_DB, COLOURS = (15.0, 60.0), (0.0, 2.0)
+# Decibels between the level of the sound's loudest 50 ms and that of the noise. From LOWEST_HZ on, the noise's power
+# falls with frequency to a power of 0 (white) to 2 (brown); below there is none.
+NOISE_DB, COLOURS, LOWEST_HZ = (15.0, 60.0), (0.0, 2.0), 20.0
 # The gains of an equaliser's three bands, and between which frequencies each lies.
 GAIN_DB = 9.0
 BANDS_HZ = ((60.0, 400.0), (400.0, 3000.0), (3000.0, 12000.0))
@@ -49,11 +49,13 @@ class Corruption:
     equaliser: float = 0.0
     codec: float = 0.0
 
-    def __call__(self, audio: Audio, rng: np.random.Generator) -> Audio:
-        """A corrupted copy of a sound (2, T) at 44.1 kHz. What it does depends on ``rng`` alone.
+    def require_installed(self) -> None:
+        """Raises UserError where pedalboard is needed and not installed."""
+        if self.room or self.equaliser or self.codec:
+            _pedalboard()
 
-        Raises UserError where pedalboard is needed and not installed.
-        """
+    def __call__(self, audio: Audio, rng: np.random.Generator) -> Audio:
+        """A corrupted copy of a sound (2, T) at 44.1 kHz. What it does depends on ``rng`` alone."""
         for kind in fields(self):
             # A generator of its own: whether one kind is on does not change what the others draw.
             [own] = rng.spawn(1)
@@ -88,7 +90,8 @@ def _noise(audio: Audio, rng: np.random.Generator) -> Audio:
     whole = audio[:, : audio.shape[1] // block * block].reshape(-1, block)
     loudest = np.sqrt(np.square(whole, dtype=np.float64).mean(axis=1).max())
     spectrum = np.fft.rfft(rng.standard_normal(audio.shape))
-    spectrum *= np.maximum(1.0, np.arange(spectrum.shape[1])) ** (-rng.uniform(*COLOURS) / 2)
+    hz = np.fft.rfftfreq(audio.shape[1], 1.0 / SAMPLE_RATE)
+    spectrum *= np.where(hz < LOWEST_HZ, 0.0, np.maximum(hz, LOWEST_HZ) ** (-rng.uniform(*COLOURS) / 2))
     noise = np.fft.irfft(spectrum, audio.shape[1])
     level = loudest * 10.0 ** (-rng.uniform(*NOISE_DB) / 20.0)
     return audio + (noise * level / np.sqrt(np.square(noise).mean())).astype(np.float32)

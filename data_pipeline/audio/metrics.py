@@ -89,7 +89,7 @@ class SoundFeatures:
         _check_shapes(self._shape, other._shape)
         samples = samples or self._shape[1]
         first = slice(_frames(samples, RMS_HOP))
-        yield "rms", _cosine(self.envelope[first], other.envelope[first])
+        yield "rms", _cosine(self._envelope[first], other._envelope[first])
         for number, scale in enumerate(self.scales):
             first = slice(_frames(samples, scale.hop_length))
             mine, theirs = self._spectrogram(number)[..., first], other._spectrogram(number)[..., first]
@@ -120,8 +120,7 @@ class SoundFeatures:
         return cumulative_spectra(np.abs(sot_spectra(sot_frames(mono))))
 
     @cached_property
-    def envelope(self) -> NDArray[np.floating]:
-        """Root mean squares (F,) of frames, relative to the peak: what the metric RMS compares."""
+    def _envelope(self) -> NDArray[np.floating]:
         return _envelope(self._distinct.mean(axis=0))
 
 

@@ -64,7 +64,7 @@ class Prior(Protocol):
 
 @dataclass(frozen=True)
 class Held:
-    """A prior whose notes all begin at once and are held for so many seconds."""
+    """A prior whose notes all begin at 0 s and are held for so many seconds."""
 
     prior: Prior
     spec: ParamSpec

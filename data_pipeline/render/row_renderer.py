@@ -36,7 +36,7 @@ class RenderSettings:
 
     ``min_loudness`` is in LUFS, ``max_peak`` relative to full scale. ``verify_every`` is the number of renders between
     checks that the synthesizer holds the patch; it is also checked at the end of every batch. Patches are drawn from
-    ``mixture``; without one, by the weights of the synthesizer's spec. With ``held``, all notes begin at once and are
+    ``mixture``; without one, by the weights of the synthesizer's spec. With ``held``, all notes begin at 0 s and are
     held for so many seconds. Without ``store_audio`` shards have no audio.
     """
 

@@ -1,7 +1,7 @@
 """Locks: parameters whose values are given, in every answer.
 
-The model draws the other columns to fit them (``methods.sampling``), a library's rows get them before they are
-rendered, and the search leaves them as they are.
+A flow draws the other columns to fit them (``methods.sampling``), the rows of other models and of libraries get them
+before they are rendered, and the search leaves them as they are.
 
 Shapes: W row width.
 """
@@ -40,7 +40,11 @@ class Locks:
         row = np.full(self.spec.width, np.nan, np.float32)
         for parameter in self.spec.parameters:
             if parameter.name in self.values:
-                row[self.spec.slices[parameter.name]] = parameter.encode(self.values[parameter.name])
+                value = self.values[parameter.name]
+                try:
+                    row[self.spec.slices[parameter.name]] = parameter.encode(value)
+                except TypeError as error:
+                    raise ValueError(f"{parameter.name}: {value!r} is no value of its kind") from error
         return row
 
     def on(self, row: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -133,7 +133,14 @@ class Predictor:
         self.locks = Locks(self.spec, locks or {})
 
     @classmethod
-    def from_workdir(cls, workdir: str | Path, *, renderer: PatchRenderer | None = None, **settings: Any) -> Predictor:
+    def from_workdir(
+        cls,
+        workdir: str | Path,
+        *,
+        renderer: PatchRenderer | None = None,
+        locks: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Predictor:
         """The predictor of a training run, in a folder or at a gs:// or s3:// URL.
 
         ``settings`` are those of ``Model.load``: ``checkpoint``, ``use_ema`` and the fields of ``Sampling``.
@@ -142,7 +149,7 @@ class Predictor:
         from synthjax.runs.model import Model  # Takes a second, which answers without a model need not wait for.
 
         with cloud_runs.reading(workdir) as run:
-            return cls(Model.load(run, **settings), renderer)
+            return cls(Model.load(run, **settings), renderer, locks=locks)
 
     def predict(
         self,
@@ -194,6 +201,8 @@ class Predictor:
                 yield Candidate(row, patch.origin, distance=patch.distance)
             else:
                 base = read_base(patch.preset, self.spec)
+                if base and self.locks.values:
+                    base = replace(base, written=self.locks.values.keys())
                 row = self.locks.on(with_note(patch.row, self.spec, note))
                 yield Candidate(row, patch.origin, base=base, distance=patch.distance)
 
@@ -219,8 +228,9 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions of given candidates for each sound (2, T), ordered by sound if there is a renderer.
 
-        The first ``keep`` are kept (default: all); with a renderer the others are spare.
+        The first ``keep`` are kept (default: all); with a renderer the others are spare. All get the locked values.
         """
+        candidates = [[self._locked(one) for one in proposed] for proposed in candidates]
         if self.renderer is None:
             return [self._unheard(proposed, keep) for proposed in candidates]
         return [self._heard(sound, proposed, keep) for sound, proposed in zip(sounds, candidates, strict=True)]
@@ -230,8 +240,8 @@ class Predictor:
     ) -> tuple[Prediction, bool]:
         """Searches from the candidates for a patch that sounds nearer to the target (2, T).
 
-        Returns the prediction, with the patch that was found in front if it is better, and whether Ctrl-C ended the
-        search. Raises UserError without a renderer.
+        The prediction is one of ``predict`` or ``rank``. Returns it, with the patch that was found in front if it is
+        better, and whether Ctrl-C ended the search. Raises UserError without a renderer.
         """
         renderer = self.renderer
         if renderer is None:
@@ -240,7 +250,7 @@ class Predictor:
         # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
         every = (*prediction.candidates, *prediction.spare)
         bases = list(dict.fromkeys(candidate.base for candidate in every))
-        starts = [(*self.locks.on(candidate.row), bases.index(candidate.base)) for candidate in every]
+        starts = [(*candidate.row, bases.index(candidate.base)) for candidate in every]
 
         def split(row: NDArray[np.floating]) -> Candidate:
             return Candidate(row[:-1].astype(np.float32), base=bases[int(row[-1])])
@@ -313,6 +323,9 @@ class Predictor:
         for patch in self.renderer.render(asked, measure=ScoredSound(path)):
             points, audio = patch.measured or (None, None)
             yield patch.key, replace(candidates[patch.key], audio=audio, score=points, fault=patch.fault)
+
+    def _locked(self, candidate: Candidate) -> Candidate:
+        return replace(candidate, row=self.locks.on(candidate.row)) if self.locks.values else candidate
 
     def _given(self, candidate: Candidate) -> GivenPatch:
         return candidate.base.with_row(candidate.row, self.spec) if candidate.base else candidate.row

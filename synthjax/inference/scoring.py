@@ -53,8 +53,8 @@ class Target:
       features: its features; those of other sounds are of the same kind.
       samples: T.
       sounding: the samples in which it sounds, if they count beside the whole; else None.
-      scores: those that ``score_within`` gave, by the envelope and the sum of the sound. In a search about one sound in
-        four is equal to an earlier one.
+      scores: those that ``score_within`` gave, by the hash of the sound. In a search about one sound in four is equal
+        to an earlier one.
     """
 
     features: SoundFeatures
@@ -83,14 +83,15 @@ class Target:
     def score_within(self, audio: NDArray[np.floating], limit: float) -> float:
         """The score of a sound (C, T). Beyond ``limit``, any number between the limit and the score.
 
-        What is fast to compute comes first, and the rest is left out once the sum exceeds the limit. Later limits may
-        not be higher.
+        What is fast to compute comes first, and the rest is left out once the sum exceeds the limit.
         """
-        heard = type(self.features)(audio)
-        sound = hash((heard.envelope.tobytes(), float(audio.sum())))
-        if sound not in self.scores:
-            self.scores[sound] = self._sum_within(heard, limit)
-        return self.scores[sound]
+        sound = hash(audio.tobytes())
+        if sound in self.scores:
+            return self.scores[sound]
+        total = self._sum_within(type(self.features)(audio), limit)
+        if total <= limit:
+            self.scores[sound] = total
+        return total
 
     def _sum_within(self, heard: SoundFeatures, limit: float) -> float:
         total = 0.0

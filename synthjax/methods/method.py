@@ -57,7 +57,8 @@ class Method(Protocol):
     ) -> Float[Array, "B *K W"]:
         """Rows on the model's scale, one for each noise row; a model that draws nothing gives K equal rows.
 
-        ``known`` has the values of columns that are known, and NaN elsewhere: a flow draws the others to fit them.
+        ``known`` has the values of columns that are known, on the model's scale, and NaN elsewhere. A flow draws the
+        others to fit them; other models ignore it.
         """
         ...
 

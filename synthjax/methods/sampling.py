@@ -129,7 +129,7 @@ def sample_rows(
     """Rows on the model's scale [-1, 1] for standardised spectrograms and noise ``x0``.
 
     The encoder runs once for each sound. All draws of all sounds are solved as one batch. ``known`` has the values of
-    known columns, which end within the solver's error of them, and NaN elsewhere.
+    known columns on the model's scale, which end within the solver's error of them, and NaN elsewhere.
     """
     draws = math.prod(x0.shape[1:-1])
     z = jnp.repeat(model.encode(mel), draws, axis=0)

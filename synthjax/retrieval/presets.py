@@ -8,6 +8,7 @@ Shapes: n presets, W row width, E pooled numbers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,15 +36,20 @@ PRESET_NOTE = {PITCH: 60, NOTE_TIMES: (0.0, 3.0)}
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A preset as a base patch: its content, as ``Synth.render`` takes it, and its row (W,)."""
+    """A preset as a base patch: its content, as ``Synth.render`` takes it, and its row (W,).
+
+    ``written`` are names of values that are written in any case. The row may have another value than the preset, where
+    the preset's is none of the spec's.
+    """
 
     content: bytes
     row: Float[np.ndarray, " W"]
+    written: Collection[str] = ()
 
     def with_row(self, row: NDArray[np.floating], spec: ParamSpec) -> OnBase:
         """The preset with the note of a row (W,), and with those values of it that are not the preset's own."""
         values = spec.decode(row)
-        names = {parameter.name for parameter in spec.note_params}
+        names = {parameter.name for parameter in spec.note_params} | set(self.written)
         for parameter in spec.synth_params:
             columns = spec.slices[parameter.name]
             if not np.allclose(row[columns], self.row[columns], atol=1e-6):

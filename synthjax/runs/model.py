@@ -40,7 +40,7 @@ def jit_sampler(architecture: Architecture, mesh: Mesh, sampling: Sampling) -> j
     """A jitted (params, batch, stats) -> rows on [-1, 1] of the shape of ``batch["x0"]`` (B, *K, W), on every host.
 
     The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB. It may hold ``known``, of
-    the shape of ``x0``: values of known columns, which the rows then have, and NaN elsewhere.
+    the shape of ``x0``: values of known columns on [-1, 1], which the rows then have, and NaN elsewhere.
     """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
@@ -162,7 +162,8 @@ class Model:
 
         Args:
           batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB, noise ``x0`` (b, *K, W), and
-            perhaps ``known``, see ``jit_sampler``. The last batch is padded. Every other batch size is compiled anew.
+            perhaps ``known`` on [-1, 1], see ``jit_sampler``. The last batch is padded. Every other batch size is
+            compiled anew.
           count: N.
           advance: see ``sample_batches``.
         """

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +52,7 @@ FIXED_KEYS = (
 LATER_KEYS: dict[str, Any] = {
     "data.source": "shards",
     "data.cache": "none",
+    "data.corruption": {},
     "train.accumulate": 1,
     "train.remat": "elementwise",
     "mesh.slices": 1,
@@ -211,7 +213,7 @@ def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if isinstance(parent, dict):
-            parent.setdefault(name, value)
+            parent.setdefault(name, copy(value))
     return config
 
 

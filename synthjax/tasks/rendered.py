@@ -199,14 +199,16 @@ class RenderedTrainingData:
         self.spec = load_spec(data.spec)
         self._settings = render_settings(self.spec, data.seed, data.prior)
         self._corruption = Corruption(**data.corruption)
+        self._corruption.require_installed()
         self.task: Task = SpectrogramTask(self.spec, MEL_SHAPE, data.min_std_db)
         self.identity = {
             "spec_hash": self.spec.content_hash,
             "prior_hash": self._settings.prior_hash,
             "seed": data.seed,
             "reuse": data.reuse,
-            "corruption": data.corruption.to_dict(),
         }
+        if self._corruption != NONE:
+            self.identity["corruption"] = vars(self._corruption)
         self.workers: int = data.workers
         self._held_out: MemoryRows | None = None
         self._heard = np.zeros((0, *AUDIO_SHAPE), np.float32)

@@ -26,6 +26,8 @@ def test_rows_get_the_values_and_keep_all_others() -> None:
     [
         ({"op_9_output_level": 3}, "op_9_output_level is no parameter of spec dexed"),
         ({"algorithm": 32}, "algorithm: 32 is none of"),
+        ({"note_start_and_end": 1.0}, "note_start_and_end: 1.0 is no value of its kind"),
+        ({"feedback": None}, "feedback: None is no value of its kind"),
         (SPEC.decode(ROW), "every parameter is locked"),
     ],
 )

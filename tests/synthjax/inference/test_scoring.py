@@ -80,6 +80,10 @@ def test_a_sound_that_came_before_is_not_measured_again(monkeypatch: pytest.Monk
     quiet, loud = 0.5 * sound(PATCHES[1], 0.0, 1.0), sound(PATCHES[1], 0.0, 1.0)
     with stored(target) as path:
         first, louder = ScoreOf(path)(quiet), ScoreOf(path)(loud)
-        assert first != louder  # Their envelopes are equal, relative to the peak.
+        assert first != louder
+        stereo = np.stack([loud[0], quiet[1][::-1]])
+        assert ScoreOf(path)(stereo) != ScoreOf(path)(stereo[::-1])
+        beyond = sound(PATCHES[2], 0.0, 1.0)
+        assert ScoreOf(path, 0.1)(beyond) < ScoreOf(path)(beyond)
         monkeypatch.setattr(CoarseFeatures, "parts", None)
         assert (ScoreOf(path)(quiet), ScoreOf(path)(loud)) == (first, louder)

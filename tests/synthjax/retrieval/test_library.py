@@ -21,7 +21,7 @@ from data_pipeline.synths.choice import open_synth, synth_for
 from data_pipeline.synths.dexed.syx import write_banks
 from data_pipeline.synths.dexed.voice import INIT_VOICE
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
-from synthjax.inference.predictor import REFINED, Predictor
+from synthjax.inference.predictor import REFINED, Candidate, Predictor
 from synthjax.inference.refine import Budget
 from synthjax.retrieval import search
 from synthjax.retrieval.embedding import POOLED, Embedding, pooled
@@ -121,9 +121,10 @@ def test_locked_values_are_in_every_answer(path: Path, sounds: list[Path]) -> No
         predictor = Predictor(None, renderer, Library(read_index(path)), locks=locks)
         [prediction] = predictor.predict([sound], candidates=8)
         refined, _ = predictor.refine(sound, prediction, Budget(evaluations=150))
+        [ranked] = predictor.rank([sound], [[Candidate(row) for row in SPEC.sample(3, range(2), [0, 0])]])
     assert refined.chosen == REFINED
     known = predictor.locks.known
-    for candidate in (*refined.candidates, *refined.spare):
+    for candidate in (*refined.candidates, *refined.spare, *ranked.candidates):
         np.testing.assert_array_equal(candidate.row[~np.isnan(known)], known[~np.isnan(known)])
     assert locks.items() <= refined.values.items()
 

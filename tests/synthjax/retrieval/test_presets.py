@@ -80,6 +80,8 @@ def test_only_changed_values_are_written_to_a_base() -> None:
     on_base = base.with_row(changed, SPEC)
     assert on_base.base == b"voice"
     assert on_base.values.keys() == {first.name, PITCH, NOTE_TIMES}
+    locked = Base(b"voice", row, written={first.name})
+    assert locked.with_row(row, SPEC).values[first.name] == SPEC.decode(row)[first.name]
 
 
 def with_wavetable(state: bytes) -> bytes:

@@ -251,7 +251,7 @@ def test_a_run_of_an_earlier_version_is_read_and_goes_on(workdir: Workdir, confi
     workdir.prepare(config, DATASET, STATS)
     earlier = json.loads(workdir.config.read_text())
     later = {
-        "data": ("source", "cache"),
+        "data": ("source", "cache", "corruption"),
         "train": ("accumulate", "remat"),
         "mesh": ("slices",),
         "sampling": ("guidance_interval", "tolerance"),
