@@ -39,6 +39,9 @@ def main(argv: list[str]) -> None:
     """The command."""
     if len(argv) > 1:
         raise cli.UserError(f"unexpected argument {argv[1]!r}: starts takes flags only")
+    for name in ("candidates", "refine", "workdir"):
+        if FLAGS[name].present:
+            raise cli.UserError(f"{FLAGS[name].serialize()} would be ignored: starts have 64 patches each and no model")
     _, library = candidate_flags.load()
     if library is None or not (FLAGS.targets and FLAGS.presets and FLAGS.refine_evaluations):
         raise cli.UserError("name --targets, --library, --presets and --refine_evaluations")
