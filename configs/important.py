@@ -49,13 +49,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # The number of steps that use each row, for models that learn faster than rows are made. Above 1, data.workers must
     # divide 24.
     data.reuse = 1
-    # Sounds are corrupted as recordings are, each in each way with this probability: out of tune by up to 40
-    # cents, cut, in a room, with noise, through an equaliser, through MP3. Rooms, equalisers and MP3 need pedalboard.
+    # How likely a training sound is corrupted in each way, from 0 to 1, as recordings are: detuning by up to 40 cents,
+    # cuts, reverberation, noise, an equaliser, MP3. Reverberation (room), equaliser and codec need pedalboard.
     data.corruption = ml_collections.ConfigDict()
     data.corruption.detune = 0.0
     data.corruption.cut = 0.0
-    data.corruption.noise = 0.0
     data.corruption.room = 0.0
+    data.corruption.noise = 0.0
     data.corruption.equaliser = 0.0
     data.corruption.codec = 0.0
     # Whether virtual sources and external links outside the data set's parent folder may be read.

@@ -177,7 +177,7 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "held",
         0.0,
-        "build, add: seconds for which every note is held, from the beginning. Default: as the spec draws notes.",
+        "build, add: seconds for which every note is held, beginning at 0 s. Default: as the spec draws notes.",
         lower_bound=0.0,
         upper_bound=SECONDS,
     )

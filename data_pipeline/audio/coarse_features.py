@@ -4,8 +4,9 @@ They are those of the metrics in float32, with these savings: every second frame
 SOT is left out, and the window of the middle spectrogram is 2 % shorter, because transforms of its length are slow
 (1102 = 2 x 19 x 29). wMFCC uses the transforms of SOT, which are a quarter as many as its own.
 
-Which frame of two SOT keeps is random, but always the same: of sounds that change 25 times a second, frames at even
-distances would all hear the same moment, and a search would exploit that.
+Of each two frames SOT keeps one. Which one was drawn at random, and is the same for every sound. Every second frame
+would be one in 40 ms: a sound that changes 25 times a second would then seem not to change, and the search found
+patches that were near their target in these frames alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Corruption of sounds as recordings are corrupted, for models that shall answer recordings.
+"""Corruption of training sounds as recordings are corrupted, for models that are to answer recordings.
 
-The kinds are applied in the order of a recording: the instrument is slightly out of tune, the sound is cut, a room
-answers, noise is added, an equaliser and a codec change the spectrum. Level is left alone, because the spectrograms
-that models get are relative to their maximum. Rooms, equalisers and codecs are those of pedalboard (GPL-3, optional).
+The kinds are applied in the order in which they happen to a recording: the instrument is slightly out of tune, the
+sound is cut, reverberation and noise are added, an equaliser and a codec change the spectrum. The level stays, because
+the spectrograms that models get are relative to their maximum. Reverberation, equaliser and codec are those of
+pedalboard (GPL-3, optional).
 
 Shapes: T samples.
 """
@@ -40,7 +41,7 @@ CODEC_QUALITY = (4.0, 9.0)
 
 @dataclass(frozen=True)
 class Corruption:
-    """The probability of each kind, from 0 (never) to 1 (always). How strong it is, is drawn."""
+    """The probability of each kind, from 0 (never) to 1 (always). The strength of each is drawn too."""
 
     detune: float = 0.0
     cut: float = 0.0
@@ -69,7 +70,9 @@ NONE = Corruption()
 
 def _detune(audio: Audio, rng: np.random.Generator) -> Audio:
     ratio = 2.0 ** (rng.uniform(-DETUNE_CENTS, DETUNE_CENTS) / 1200.0)
-    return _of_length(soxr.resample(audio.T, SAMPLE_RATE * ratio, SAMPLE_RATE).T, audio.shape[1])
+    samples = audio.shape[1]
+    moved = soxr.resample(audio.T, SAMPLE_RATE * ratio, SAMPLE_RATE).T[:, :samples]
+    return np.pad(moved, ((0, 0), (0, samples - moved.shape[1])))
 
 
 def _cut(audio: Audio, rng: np.random.Generator) -> Audio:
@@ -105,18 +108,12 @@ def _equaliser(audio: Audio, rng: np.random.Generator) -> Audio:
 
 
 def _codec(audio: Audio, rng: np.random.Generator) -> Audio:
-    coded = _pedalboard().MP3Compressor(rng.uniform(*CODEC_QUALITY))(audio, SAMPLE_RATE)
-    return _of_length(coded, audio.shape[1])
+    return _pedalboard().MP3Compressor(rng.uniform(*CODEC_QUALITY))(audio, SAMPLE_RATE)
 
 
 KINDS = {
     "detune": _detune, "cut": _cut, "room": _room, "noise": _noise, "equaliser": _equaliser, "codec": _codec,
 }  # fmt: skip
-
-
-def _of_length(audio: Audio, samples: int) -> Audio:
-    """The sound, cut or followed by silence."""
-    return np.pad(audio[:, :samples], ((0, 0), (0, max(0, samples - audio.shape[1]))))
 
 
 def _pedalboard() -> Any:

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
             raise cli.UserError(f"{FLAGS[name].serialize()} would be ignored: starts have 64 patches each and no model")
     _, library = candidate_flags.load()
     if library is None or not (FLAGS.targets and FLAGS.presets and FLAGS.refine_evaluations):
-        raise cli.UserError("name --targets, --library, --presets and --refine_evaluations")
+        raise cli.UserError("name --targets, --library or --bundle, --presets and --refine_evaluations")
     with renderer_flags.start_renderer(library.spec) as renderer:
         targets = targets_in(Path(FLAGS.targets), library.spec, renderer)
         libraries = candidate_flags.libraries(library, library.spec, renderer)
@@ -70,7 +70,8 @@ def _measure(
     predictors: Sequence[Predictor], random: NDArray[np.float32], targets: Targets, index: int
 ) -> dict[str, Mapping[str, float]]:
     """The distances of a target's best patch after all renders, by start."""
-    sound, mels = targets.audio(index), mel_spectrogram(targets.audio(index))[None]
+    sound = targets.audio(index)
+    mels = mel_spectrogram(sound)[None]
     library, presets = (one.nearest([sound], mels, NEIGHBOURS)[0] for one in predictors)
     predictor = predictors[0]
     starts = {

@@ -27,7 +27,7 @@ class Locks:
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that the spec has not, for a value that is not legal, and if nothing is free."""
+        """Raises ValueError for an unknown name, for a value that is not legal, and if every parameter is locked."""
         if unknown := sorted(self.values.keys() - self.spec.slices.keys()):
             raise ValueError(f"{unknown[0]} is no parameter of spec {self.spec.name}")
         if self.values.keys() == self.spec.slices.keys():

@@ -197,13 +197,10 @@ class Predictor:
         note = estimate_note(sound) if any(patch.preset for patch in patches) else None
         for patch in patches:
             if note is None or patch.preset is None:
-                row = self.locks.on(moved(patch.row, self.spec, start))
-                yield Candidate(row, patch.origin, distance=patch.distance)
+                yield Candidate(moved(patch.row, self.spec, start), patch.origin, distance=patch.distance)
             else:
                 base = read_base(patch.preset, self.spec)
-                if base and self.locks.values:
-                    base = replace(base, written=self.locks.values.keys())
-                row = self.locks.on(with_note(patch.row, self.spec, note))
+                row = with_note(patch.row, self.spec, note)
                 yield Candidate(row, patch.origin, base=base, distance=patch.distance)
 
     def drawn(
@@ -325,7 +322,10 @@ class Predictor:
             yield patch.key, replace(candidates[patch.key], audio=audio, score=points, fault=patch.fault)
 
     def _locked(self, candidate: Candidate) -> Candidate:
-        return replace(candidate, row=self.locks.on(candidate.row)) if self.locks.values else candidate
+        if not self.locks.values:
+            return candidate
+        base = candidate.base and replace(candidate.base, written=self.locks.values.keys())
+        return replace(candidate, row=self.locks.on(candidate.row), base=base)
 
     def _given(self, candidate: Candidate) -> GivenPatch:
         return candidate.base.with_row(candidate.row, self.spec) if candidate.base else candidate.row

@@ -3,8 +3,8 @@ r"""Rows from noise: dx/dt = v(x, t | z) from t = 0 to 1, with classifier-free g
     v_s(x, t) = (1 - s) v(x, t | none) + s v(x, t | z)                     (1)  guidance strength s
     s(t) = s in the guidance interval, else 1                              (2)  Kynkäänniemi et al., arXiv:2404.07724
 
-Columns of a row may be known. They do not follow the field, but the straight path from their noise to their values, on
-which the model has learnt them; the field sees them there at every evaluation, and moves the other columns to fit.
+Columns of a row may be known. They do not follow the field. They follow the straight path from their noise to their
+values, as rows do in training. At every evaluation the field gets them so, and its velocity moves the other columns.
 
     x_t[known] = (1 - t) x_0[known] + t x_1[known]                         (3)
 

@@ -138,7 +138,6 @@ def dopri5_step(
     Returns:
       x after the step, the slope there, and the difference from a fourth-order step.
     """
-
     table = _dormand_prince()
 
     def body(slopes: Array, stage: tuple[Array, Array, Array]) -> tuple[Array, Array]:

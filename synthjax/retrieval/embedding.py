@@ -21,7 +21,7 @@ _, MELS, FRAMES = MEL_SHAPE
 BANDS, PIECES = 32, 40
 POOLED = BANDS * PIECES
 COMPONENTS = 64
-# A sound begins where it is this many decibels below its loudest frame.
+# A sound begins with the first frame that is less than so many decibels below the loudest.
 ONSET_DB = 40.0
 # Steps of a pooled number, from 0 dB to -80 dB.
 STEPS = 255

@@ -36,7 +36,7 @@ class Source:
 
     Attributes:
       about: JSON values. Of a draw: ``seed``, the number of the ``first`` patch, ``prior_hash`` (the content hash of a
-        mixture; None: the weights of the spec), for how many seconds all notes are ``held`` from the beginning (0: as
+        mixture; None: the weights of the spec), for how many seconds all notes are ``held``, beginning at 0 s (0: as
         drawn), and how many renders were ``refused`` by reason. Of presets: the
         ``folder``, its ``files``, and the ``names`` of the patches.
       attempts: of a draw, the attempt (n,) uint16 that was accepted for each patch.

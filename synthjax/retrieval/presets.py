@@ -38,8 +38,8 @@ PRESET_NOTE = {PITCH: 60, NOTE_TIMES: (0.0, 3.0)}
 class Base:
     """A preset as a base patch: its content, as ``Synth.render`` takes it, and its row (W,).
 
-    ``written`` are names of values that are written in any case. The row may have another value than the preset, where
-    the preset's is none of the spec's.
+    Values that equal those of the row are not written, but those named in ``written`` always are: where the spec does
+    not have the preset's value, the row has another one in its place.
     """
 
     content: bytes

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -40,16 +39,14 @@ def jit_sampler(architecture: Architecture, mesh: Mesh, sampling: Sampling) -> j
     """A jitted (params, batch, stats) -> rows on [-1, 1] of the shape of ``batch["x0"]`` (B, *K, W), on every host.
 
     The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB. It may hold ``known``, of
-    the shape of ``x0``: values of known columns on [-1, 1], which the rows then have, and NaN elsewhere.
+    the shape of ``x0``: see ``Method.rows``.
     """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
         inputs = architecture.task.inputs(batch, stats)
         model = architecture.model(architecture.gathered(params, mesh))
-        known = batch.get("known")
-        rows = architecture.method.rows(model, inputs, batch["x0"], sampling, known)
-        return rows if known is None else jnp.where(jnp.isnan(known), rows, known)
+        return architecture.method.rows(model, inputs, batch["x0"], sampling, batch.get("known"))
 
     return jax.jit(sample, in_shardings=(architecture.param_shardings(mesh), split, whole), out_shardings=whole)
 
@@ -162,7 +159,7 @@ class Model:
 
         Args:
           batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB, noise ``x0`` (b, *K, W), and
-            perhaps ``known`` on [-1, 1], see ``jit_sampler``. The last batch is padded. Every other batch size is
+            perhaps ``known``, see ``Method.rows``. The last batch is padded. Every other batch size is
             compiled anew.
           count: N.
           advance: see ``sample_batches``.
@@ -199,7 +196,7 @@ class Model:
         scaled = to_model_scale(known)
         batches = (batch | {"known": np.broadcast_to(scaled, batch["x0"].shape)} for batch in batches)
         rows = self.sample(batches, sounds, advance)
-        return np.where(np.isnan(known), rows, known)  # The scale rounds.
+        return np.where(np.isnan(known), rows, known)  # The solver and the scale round, and only flows use them.
 
     def batch_indices(self, sounds: int, batch_size: int) -> Iterator[Int[np.ndarray, " b"]]:
         """The sounds of this process in each batch; padding repeats the last sound."""

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -213,7 +212,7 @@ def _with_later_keys(config: dict[str, Any]) -> dict[str, Any]:
         section, _, name = key.rpartition(".")
         parent = config.get(section) if section else config
         if isinstance(parent, dict):
-            parent.setdefault(name, copy(value))
+            parent.setdefault(name, value)
     return config
 
 

@@ -112,7 +112,7 @@ class _Row:
 class _Renderer:
     """Renders rows by number, with a synthesizer that is opened when it is first needed.
 
-    Rows below ``heard`` keep their audio, which is large. ``corruption`` is heard in the spectrograms alone.
+    Rows below ``heard`` keep their audio, which is large. ``corruption`` changes the spectrograms only.
     """
 
     def __init__(self, settings: RenderSettings, heard: int = 0, corruption: Corruption = NONE) -> None:

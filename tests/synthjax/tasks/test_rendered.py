@@ -143,7 +143,6 @@ def test_only_the_spectrograms_of_training_are_corrupted(config: ml_collections.
         (batch["mel_spec"], batch["x1"]) for batch in (data.batches(range(BATCH))[0] for data in (clean, noisy))
     )
     np.testing.assert_array_equal(rows, noisy_rows)
-    assert (noisy_mels.min(axis=(1, 2, 3)) >= mels.min(axis=(1, 2, 3))).all()
     assert (noisy_mels != mels).any(axis=(1, 2, 3)).all()
     assert clean._held_out is not None
     assert noisy._held_out is not None
