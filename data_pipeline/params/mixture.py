@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.params.counter_rng import uniforms
 from data_pipeline.params.groups import Panel
-from data_pipeline.params.kinds import Categorical, Continuous, Discrete, NoteDuration, Parameter
+from data_pipeline.params.kinds import Categorical, Continuous, Discrete, Parameter
 from data_pipeline.params.spec import ParamSpec
 
 # The probability that a module is replaced by another patch's, and that the replacement comes from another place, such
@@ -73,9 +73,8 @@ class Held:
     def sample(self, seed: int, indices: Sequence[int], attempts: Sequence[int]) -> NDArray[np.float32]:
         """The prior's rows with these notes."""
         rows = self.prior.sample(seed, indices, attempts)
-        for parameter in self.spec.note_params:
-            if isinstance(parameter, NoteDuration):
-                rows[:, self.spec.slices[parameter.name]] = parameter.encode((0.0, self.seconds))
+        times = self.spec.note_times
+        rows[:, self.spec.slices[times.name]] = times.encode((0.0, self.seconds))
         return rows
 
 

@@ -79,6 +79,12 @@ class ParamSpec:
         }
 
     @cached_property
+    def note_times(self) -> NoteDuration:
+        """The parameter that says when the note starts and ends. Raises ValueError if there is none."""
+        [found] = [parameter for parameter in self.note_params if isinstance(parameter, NoteDuration)]
+        return found
+
+    @cached_property
     def column_names(self) -> tuple[str, ...]:
         """W names, such as ``a_pan``, ``a_osc_1_octave=-1``, ``pitch``, ``note_start``."""
         return tuple(name for parameter in self.parameters for name in parameter.column_names)

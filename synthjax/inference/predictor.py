@@ -23,7 +23,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from data_pipeline.audio.coarse_features import CoarseFeatures
-from data_pipeline.audio.contract import MEL_HOP, SAMPLE_RATE
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
@@ -35,7 +34,7 @@ from synthjax.inference.refine import Budget, refine
 from synthjax.inference.scoring import ScoredSound, ScoreOf, Target, score, stored
 from synthjax.inference.target_note import estimate_note, moved, with_note
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
-from synthjax.retrieval.embedding import onset
+from synthjax.retrieval.embedding import FRAME_SECONDS, onset
 from synthjax.retrieval.index import Patch
 from synthjax.retrieval.presets import Base, read_base
 from synthjax.retrieval.search import Library
@@ -184,23 +183,24 @@ class Predictor:
     ) -> list[list[Candidate]]:
         """The ``count`` nearest patches of each library to sounds (2, T) with these spectrograms in dB, nearest first.
 
-        The embeddings of a library begin at the onset, so a patch's note is moved to the target's. A preset may be
-        played with any note, so it is played with an estimate of the target's.
+        The embeddings of a library begin at the onset, so a patch's note is moved until its sound begins where the
+        target does. A preset may be played with any note, so it is played with an estimate of the target's.
         """
         found: list[list[Candidate]] = [[] for _ in sounds]
         for library in self.libraries:
             for near, sound, mel, patches in zip(found, sounds, mels, library.nearest(mels, count), strict=True):
-                near += self._candidates(sound, onset(mel) * MEL_HOP / SAMPLE_RATE, patches)
+                near += self._candidates(sound, onset(mel) * FRAME_SECONDS, patches)
         return [sorted(near, key=lambda candidate: candidate.distance or 0.0) for near in found]
 
     def _candidates(self, sound: NDArray[np.floating], start: float, patches: Sequence[Patch]) -> Iterator[Candidate]:
         note = estimate_note(sound) if any(patch.preset for patch in patches) else None
         for patch in patches:
+            begin = max(0.0, start - patch.delay)
             if note is None or patch.preset is None:
-                yield Candidate(moved(patch.row, self.spec, start), patch.origin, distance=patch.distance)
+                yield Candidate(moved(patch.row, self.spec, begin), patch.origin, distance=patch.distance)
             else:
                 base = read_base(patch.preset, self.spec)
-                row = with_note(patch.row, self.spec, note)
+                row = with_note(patch.row, self.spec, replace(note, start=begin))
                 yield Candidate(row, patch.origin, base=base, distance=patch.distance)
 
     def drawn(

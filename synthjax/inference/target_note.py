@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.audio.contract import SAMPLE_RATE, SECONDS
-from data_pipeline.params.kinds import Discrete, NoteDuration
+from data_pipeline.params.kinds import Discrete
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 
@@ -78,10 +78,10 @@ def octave_remark(note: TargetNote, spec: ParamSpec) -> str | None:
 
 def moved(row: NDArray[np.floating], spec: ParamSpec, start: float) -> NDArray[np.floating]:
     """A row (W,) whose note begins at ``start`` in seconds. It is held as long as before, or to the sound's end."""
-    [times] = [parameter for parameter in spec.note_params if isinstance(parameter, NoteDuration)]
-    begin, end = times.decode(row[spec.slices[NOTE_TIMES]])
+    times, columns = spec.note_times, spec.slices[spec.note_times.name]
+    begin, end = times.decode(row[columns])
     changed = row.copy()
-    changed[spec.slices[NOTE_TIMES]] = times.encode((start, min(SECONDS, start + end - begin)))
+    changed[columns] = times.encode((start, min(SECONDS, start + end - begin)))
     return changed
 
 

@@ -23,12 +23,13 @@ from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.append_log import RecordLog
 from data_pipeline.console.cli import UserError
 from data_pipeline.console.os_errors import why
+from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.progress import RenderProgress
 from data_pipeline.render.row_renderer import Refused, RenderSettings, RowRenderer
 from data_pipeline.render.worker_messages import Attempt, Batch
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.synths.protocol import Synth, SynthSettings
-from synthjax.retrieval.embedding import POOLED, pooled
+from synthjax.retrieval.embedding import POOLED, delay, pooled
 from synthjax.retrieval.index import Source
 
 # A batch of the fastest synthesizer takes a second.
@@ -37,10 +38,11 @@ BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class PooledBatch:
-    """Drawn patches as an index needs them: number, accepted attempt, row (n, W) and pooled spectrogram (n, E)."""
+    """Drawn patches as an index needs them: number, accepted attempt, delay, row (n, W), pooled spectrogram (n, E)."""
 
     indices: tuple[int, ...]
     attempts: tuple[int, ...]
+    delays: tuple[int, ...]
     rows: NDArray[np.float32]
     pooled: NDArray[np.uint8]
     refused: Counter[str]
@@ -59,24 +61,26 @@ class PooledSettings:
 
     def renderer(self, synth: Synth) -> PooledRenderer:
         """The renderer of drawn patches in a worker."""
-        return PooledRenderer(RowRenderer(self.settings, synth))
+        return PooledRenderer(RowRenderer(self.settings, synth), self.synth.spec)
 
 
 class PooledRenderer:
     """Renders batches of drawn patches with one synthesizer in this process: the worker's side."""
 
-    def __init__(self, rows: RowRenderer) -> None:
+    def __init__(self, rows: RowRenderer, spec: ParamSpec) -> None:
         self._rows = rows
+        self._times, self._columns = spec.note_times, spec.slices[spec.note_times.name]
 
     def render(self, batch: Batch, announce: Callable[[Attempt], None]) -> PooledBatch:
         """Renders a whole batch, as ``RowRenderer.accepted`` does."""
         refused = Refused()
-        found = [
-            (row.index, row.attempt, row.params, pooled(mel_spectrogram(row.audio)))
-            for row in self._rows.accepted(batch, announce, refused)
-        ]
-        indices, attempts, params, sounds = zip(*found, strict=True)
-        return PooledBatch(indices, attempts, np.stack(params), np.stack(sounds), refused.counts)
+        found = []
+        for row in self._rows.accepted(batch, announce, refused):
+            mel = mel_spectrogram(row.audio)
+            start, _ = self._times.decode(row.params[self._columns])
+            found.append((row.index, row.attempt, delay(mel, start), row.params, pooled(mel)))
+        indices, attempts, delays, params, sounds = zip(*found, strict=True)
+        return PooledBatch(indices, attempts, delays, np.stack(params), np.stack(sounds), refused.counts)
 
 
 class DrawLog:
@@ -94,7 +98,7 @@ class DrawLog:
         self.path, self.settings, self.numbers = path, settings, numbers
         self.refused: Counter[str] = Counter()
         self.synth: tuple[str, str] | None = None
-        self._found: dict[int, int] = {}
+        self._found: dict[int, tuple[int, int]] = {}  # The accepted attempt and the delay of each patch.
         self._pooled = np.zeros((len(numbers), POOLED), np.uint8)
         self._rows = np.zeros((len(numbers) if settings.mixture else 0, settings.synth.spec.width), np.float32)
         self._log = RecordLog(path)
@@ -134,8 +138,9 @@ class DrawLog:
             "held": self.settings.held,
             "refused": dict(self.refused),
         }
-        attempts = np.array([self._found[number] for number in self.numbers], np.uint16)
-        return Source(about, attempts, rows=self._rows if self.settings.mixture else None), self._pooled
+        attempts, delays = zip(*(self._found[number] for number in self.numbers), strict=True)
+        rows = self._rows if self.settings.mixture else None
+        return Source(about, np.array(delays, np.uint8), np.array(attempts, np.uint16), rows=rows), self._pooled
 
     def remove(self) -> None:
         """Removes the log's file."""
@@ -143,7 +148,8 @@ class DrawLog:
 
     def _commit(self, batch: PooledBatch, synth: tuple[str, str]) -> None:
         self._require_synth(synth)
-        line = {"synth": synth, "refused": batch.refused, "rows": [*zip(batch.indices, batch.attempts, strict=True)]}
+        found = zip(batch.indices, batch.attempts, batch.delays, strict=True)
+        line = {"synth": synth, "refused": batch.refused, "rows": [*found]}
         rows = batch.rows.tobytes() if self.settings.mixture else b""
         try:
             if self._log.empty:
@@ -186,11 +192,11 @@ class DrawLog:
             self._note(line, sounds, rows.reshape(-1, self._rows.shape[1]))
 
     def _note(self, line: Mapping[str, Any], sounds: NDArray[np.uint8], rows: NDArray[np.float32]) -> None:
-        places = [number - self.numbers.start for number, _ in line["rows"]]
+        places = [number - self.numbers.start for number, *_ in line["rows"]]
         self._pooled[places] = sounds
         if self.settings.mixture:
             self._rows[places] = rows
-        self._found.update(line["rows"])
+        self._found.update((number, tuple(rest)) for number, *rest in line["rows"])
         self.refused.update(line["refused"])
 
     def _require_synth(self, synth: tuple[str, str]) -> None:

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8, UInt8
 
-from data_pipeline.audio.contract import MEL_SHAPE
+from data_pipeline.audio.contract import MEL_HOP, MEL_SHAPE, SAMPLE_RATE
 from data_pipeline.audio.spectrogram import DYNAMIC_RANGE_DB
 
 _, MELS, FRAMES = MEL_SHAPE
+FRAME_SECONDS = MEL_HOP / SAMPLE_RATE
 # Pooled bands and pieces of time, and the number of components.
 BANDS, PIECES = 32, 40
 POOLED = BANDS * PIECES
 COMPONENTS = 64
 # A sound begins with the first frame that is less than so many decibels below the loudest.
 ONSET_DB = 40.0
+# The longest time from a note to its sound's onset that is kept, in frames.
+LONGEST_DELAY = 255
 # Steps of a pooled number, from 0 dB to -80 dB.
 STEPS = 255
 # The components are those of the first rows of an index.
@@ -32,6 +35,11 @@ FIT_ROWS = 4096
 def onset(mel: Float[np.ndarray, "C M F"]) -> int:
     """The first frame of a spectrogram in dB whose loudest band is less than ``ONSET_DB`` below the maximum."""
     return int((mel.max(axis=(0, 1)) > mel.max() - ONSET_DB).argmax())
+
+
+def delay(mel: Float[np.ndarray, "C M F"], note_start: float) -> int:
+    """The frames from a note's start in seconds to the onset of its sound, 0 to ``LONGEST_DELAY``."""
+    return min(max(0, onset(mel) - round(note_start / FRAME_SECONDS)), LONGEST_DELAY)
 
 
 def pooled(mel: Float[np.ndarray, "C M F"]) -> UInt8[np.ndarray, " E"]:

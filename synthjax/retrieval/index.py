@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int, Int8, UInt8
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -25,9 +25,12 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.console.os_errors import why
 from data_pipeline.params.mixture import Held
 from data_pipeline.params.spec import ParamSpec, parse_spec, spec_json
-from synthjax.retrieval.embedding import Embedding
+from synthjax.retrieval.embedding import FRAME_SECONDS, Embedding
 
-METADATA, VERSION = "synthjax_index", 2
+METADATA, VERSION = "synthjax_index", 3
+
+# The arrays of a source that depend on its kind.
+OPTIONAL_ARRAYS = ("attempts", "places", "rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +44,24 @@ class Source:
         ``folder``, its ``files``, and the ``names`` of the patches.
       attempts: of a draw, the attempt (n,) uint16 that was accepted for each patch.
       places: of presets, the number (n, 2) of each one's file, and its own number in the file.
+      delays: the frames from each patch's note to its sound's onset (n,), as ``embedding.delay`` counts them.
       rows: the patches (n, W) of a mixture or of presets. Those of a draw by the spec's weights are drawn again.
     """
 
     about: Mapping[str, Any]
+    delays: UInt8[np.ndarray, " n"]
     attempts: Int[np.ndarray, " n"] | None = None
     places: Int[np.ndarray, "n 2"] | None = None
     rows: Float[np.ndarray, "n W"] | None = None
 
     def __len__(self) -> int:
-        return next(len(array) for array in (self.attempts, self.places) if array is not None)
+        return len(self.delays)
 
     def require(self, spec: ParamSpec) -> None:
         """Raises ValueError or KeyError for a source that is not whole."""
         drawn, about = self.attempts is not None, self.about
+        if self.delays.ndim != 1:
+            raise ValueError(f"delays of shape {self.delays.shape}")
         if drawn == (self.places is not None) or not (drawn or self.rows is not None):
             raise ValueError("a source without patches")
         if drawn and not (isinstance(about["seed"], int) and isinstance(about["first"], int) and about["held"] >= 0.0):
@@ -68,7 +75,7 @@ class Source:
                 raise ValueError("negative places of presets")
         if self.rows is not None and self.rows.shape != (len(self), spec.width):
             raise ValueError(f"rows of shape {self.rows.shape}")
-        if self.attempts is not None and self.attempts.ndim != 1:
+        if self.attempts is not None and self.attempts.shape != (len(self),):
             raise ValueError(f"attempts of shape {self.attempts.shape}")
         self.described()
 
@@ -110,12 +117,14 @@ PresetPlace = tuple[Path, int]
 class Patch:
     """A patch of an index: its row (W,), where it is from, and the distance of its sound to the target's.
 
+    The sound begins ``delay`` seconds after the note.
     ``preset`` is the place of a preset, which may be played with any note.
     """
 
     row: Float[np.ndarray, " W"]
     origin: str
     distance: float
+    delay: float
     preset: PresetPlace | None = None
 
 
@@ -147,8 +156,9 @@ class Index:
     def _patch(self, number: int, distance: float) -> Patch:
         place = int(np.searchsorted(self._ends, number, side="right"))
         source = self.sources[place]
-        row, origin, preset = source.patch(number - int(self._ends[place]) + len(source), self.spec)
-        return Patch(row, origin, distance, preset)
+        own = number - int(self._ends[place]) + len(source)
+        row, origin, preset = source.patch(own, self.spec)
+        return Patch(row, origin, distance, int(source.delays[own]) * FRAME_SECONDS, preset)
 
     @property
     def digest(self) -> str:
@@ -174,7 +184,7 @@ def write_index(path: Path, index: Index) -> None:
     """Writes an index, whole or not at all. Raises UserError."""
     tensors = {"codes": index.codes, "mean": index.embedding.mean, "basis": index.embedding.basis}
     for number, source in enumerate(index.sources):
-        arrays = {"attempts": source.attempts, "places": source.places, "rows": source.rows}
+        arrays = {name: getattr(source, name) for name in ("delays", *OPTIONAL_ARRAYS)}
         tensors |= {f"{name}.{number}": array for name, array in arrays.items() if array is not None}
     about = {
         "version": VERSION,
@@ -211,7 +221,7 @@ def parse_index(content: bytes, name: str) -> Index:
 def _index(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Index:
     spec = parse_spec(about["spec"], "of an index")
     sources = tuple(
-        Source(of_one, *(tensors.get(f"{name}.{number}") for name in ("attempts", "places", "rows")))
+        Source(of_one, tensors[f"delays.{number}"], *(tensors.get(f"{name}.{number}") for name in OPTIONAL_ARRAYS))
         for number, of_one in enumerate(about["sources"])
     )
     embedding = Embedding(tensors["mean"], tensors["basis"])

@@ -27,7 +27,7 @@ from data_pipeline.synths.instrument import FilePatch
 from data_pipeline.synths.preset_files import read
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from data_pipeline.synths.vst3_preset import read_preset_file
-from synthjax.retrieval.embedding import pooled
+from synthjax.retrieval.embedding import delay, pooled
 from synthjax.retrieval.index import PresetPlace, Source
 
 # The note of a preset, which itself holds none: in an index, and as a target of evaluations.
@@ -74,10 +74,10 @@ def read_presets(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> tupl
             print(f"left out: {path}: {error}")
     if not patches:
         raise UserError(f"--presets={folder} has no preset of {own.name} ({', '.join(own.endings)})")
-    sounds: dict[int, UInt8[np.ndarray, " E"]] = {}
+    sounds: dict[int, tuple[UInt8[np.ndarray, " E"], int]] = {}
     with progress_bar("rendering presets", len(patches)) as advance:
         asked = ((key, OnBase(PRESET_NOTE, patch.base)) for key, (_, _, patch) in enumerate(patches))
-        for one in renderer.render(asked, measure=_pooled_or_silent):
+        for one in renderer.render(asked, measure=_pooled):
             if one.measured is not None:
                 sounds[one.key] = one.measured
             advance(1)
@@ -93,7 +93,8 @@ def read_presets(folder: Path, spec: ParamSpec, renderer: PatchRenderer) -> tupl
     }
     places = np.array([patches[key][:2] for key in kept], np.int32)
     rows = np.stack([own_row(spec, patches[key][2]) for key in kept])
-    return Source(about, places=places, rows=rows), np.stack([sounds[key] for key in kept])
+    pooled_sounds, delays = zip(*(sounds[key] for key in kept), strict=True)
+    return Source(about, np.array(delays, np.uint8), places=places, rows=rows), np.stack(pooled_sounds)
 
 
 def own_row(spec: ParamSpec, patch: FilePatch) -> NDArray[np.float32]:
@@ -127,5 +128,9 @@ def _read_patches(path: Path) -> list[FilePatch]:
     return read(path)[0]
 
 
-def _pooled_or_silent(audio: NDArray[np.float32]) -> UInt8[np.ndarray, " E"] | None:
-    return pooled(mel_spectrogram(audio)) if np.abs(audio).max() > 0.0 else None
+def _pooled(audio: NDArray[np.float32]) -> tuple[UInt8[np.ndarray, " E"], int] | None:
+    """The pooled spectrogram of a preset played with ``PRESET_NOTE``, and its delay; None for silence."""
+    if not np.abs(audio).max() > 0.0:
+        return None
+    mel = mel_spectrogram(audio)
+    return pooled(mel), delay(mel, 0.0)

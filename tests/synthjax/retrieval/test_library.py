@@ -24,7 +24,7 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.inference.predictor import REFINED, Candidate, Predictor
 from synthjax.inference.refine import Budget
 from synthjax.retrieval import search
-from synthjax.retrieval.embedding import POOLED, Embedding, pooled
+from synthjax.retrieval.embedding import POOLED, Embedding, onset, pooled
 from synthjax.retrieval.index import Index, Source, read_index, write_index
 from synthjax.retrieval.search import Library
 from synthjax.tasks.rendered import RenderedOrder, RenderedRows, render_settings
@@ -114,6 +114,22 @@ def test_a_library_answers_without_a_model(path: Path, sounds: list[Path], tmp_p
     assert (tmp_path / "banks" / "1.syx").is_file()
 
 
+def test_a_slow_attack_begins_with_the_target(path: Path) -> None:
+    """The note of a patch begins before the target by the patch's own delay."""
+    index = read_index(path)
+    delays = index.sources[0].delays
+    number, synth = int(delays.argmax()), open_synth(synth_for(SPEC))
+    assert delays[number] > 5
+    [row] = drawn_rows(np.array([number]))
+    sound = np.roll(synth.render({**SPEC.decode(row), NOTE_TIMES: (0.0, 2.0)}), 44100, axis=1)
+    sound[:, :44100] = 0.0
+    mel = mel_spectrogram(sound)
+    [[*near]] = Predictor(None, None, Library(index)).nearest([sound], mel[None], ROWS)
+    found = next(one for one in near if one.origin == f"row {number} of seed 3")
+    answer = mel_spectrogram(synth.render(SPEC.decode(found.row)))
+    assert abs(onset(answer) - onset(mel)) <= 3
+
+
 def test_locked_values_are_in_every_answer(path: Path, sounds: list[Path]) -> None:
     locks = {"algorithm": 7, "op_3_output_level": 55, "pitch": 48}
     sound = load_sound(sounds[0]).audio
@@ -155,7 +171,7 @@ def random_index(count: int) -> tuple[Index, NDArray[np.uint8]]:
     sounds = np.random.default_rng(0).integers(0, 255, (count, POOLED), np.uint8)
     embedding = Embedding.fit(sounds)
     about = {"seed": 3, "first": 0, "prior_hash": None, "held": 0.0, "refused": {}}
-    source = Source(about, np.zeros(count, np.uint16))
+    source = Source(about, np.zeros(count, np.uint8), np.zeros(count, np.uint16))
     return Index(SPEC, ("a", "1"), embedding, embedding.codes(sounds), (source,)), sounds
 
 
@@ -202,7 +218,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> No
         case "foreign":
             save_file({"weights": np.zeros(3)}, path)
         case "version":
-            path.write_bytes(content.replace(b'\\"version\\": 2', b'\\"version\\": 7'))
+            path.write_bytes(content.replace(b'\\"version\\": 3', b'\\"version\\": 7'))
         case "rows":
             tensors = load_file(path)
             tensors["codes"] = tensors["codes"][1:]
