@@ -9,13 +9,14 @@
 
 ``build`` draws and renders patches, as render_shards does, and keeps an embedding of each sound: 64 bytes. After Ctrl-C
 or a crash the same command goes on. ``add`` appends further patches to an index. With --presets=FOLDER both take the
-patches of preset files instead of drawn ones. ``search`` prints the nearest patches of each sound; nothing is rendered.
+patches of preset files instead of drawn ones, with --shards=FOLDER the rows of rendered shards. ``search`` prints the
+nearest patches of each sound; nothing is rendered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ from synthjax.retrieval.embedding import FIT_ROWS, Embedding
 from synthjax.retrieval.index import Index, Source, read_index, write_index
 from synthjax.retrieval.presets import read_presets
 from synthjax.retrieval.search import Library
+from synthjax.retrieval.stored import read_shards
 from synthjax.runs.bundles import read_bundle
 
 FLAGS = flags.FLAGS
@@ -77,43 +79,65 @@ def _known(names: list[str]) -> tuple[Index, list[str]]:
     return read_index(Path(names[0])), names[1:]
 
 
+@dataclass(frozen=True)
+class Made:
+    """New patches: name and version of their synthesizer, each source with its pooled spectrograms (n, E).
+
+    ``finish`` is called once they are written.
+    """
+
+    synth: tuple[str, str]
+    parts: list[tuple[Source, UInt8[np.ndarray, "n E"]]]
+    finish: Callable[[], object] = lambda: None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources alone."""
+        return tuple(source for source, _ in self.parts)
+
+    @property
+    def sounds(self) -> UInt8[np.ndarray, "N E"]:
+        """The pooled spectrograms of all sources."""
+        return np.concatenate([sounds for _, sounds in self.parts])
+
+
 def build(path: Path) -> None:
     """Makes an index. Raises UserError where there is one already."""
     if path.exists():
         raise UserError(f"{path} exists: append to it with add, or name another file")
     settings = _settings()
-    synth, source, sounds, finish = _presets(settings) if FLAGS.presets else _drawn(path, settings, range(FLAGS.rows))
-    embedding = Embedding.fit(sounds[:FIT_ROWS])
-    write_index(path, Index(settings.synth.spec, synth, embedding, embedding.codes(sounds), (source,)))
-    finish()
+    made = _made(path, settings, 0)
+    embedding = Embedding.fit(made.sounds[:FIT_ROWS])
+    codes = embedding.codes(made.sounds)
+    write_index(path, Index(settings.synth.spec, made.synth, embedding, codes, made.sources))
+    made.finish()
     tell(read_index(path))
 
 
 def add(path: Path) -> None:
-    """Appends drawn patches or presets to an index. Raises UserError for those of another spec or synthesizer."""
+    """Appends patches to an index. Raises UserError for those of another spec or synthesizer."""
     index, settings = read_index(path), _settings()
     if settings.synth.spec.content_hash != index.spec.content_hash:
         raise UserError(f"{path} has patches of spec {index.spec.name}, not of {settings.synth.spec.name}")
-    first = sum(len(source) for source in index.sources if _same_draw(source, settings))
-    numbers = range(first, first + FLAGS.rows)
-    synth, source, sounds, finish = _presets(settings) if FLAGS.presets else _drawn(path, settings, numbers)
-    if synth != index.synth:
-        raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(synth)}")
-    write_index(path, index.with_source(source, index.embedding.codes(sounds)))
-    finish()
+    made = _made(path, settings, sum(len(source) for source in index.sources if _same_draw(source, settings)))
+    if made.synth != index.synth:
+        raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(made.synth)}")
+    write_index(path, index.with_sources(made.sources, index.embedding.codes(made.sounds)))
+    made.finish()
     tell(read_index(path))
 
 
 def _settings() -> RenderSettings:
-    for name in ("rows", "prior", "seed", "held"):
-        if FLAGS.presets and FLAGS[name].present:
-            raise UserError(f"{FLAGS[name].serialize()} would be ignored: --presets are taken as they are")
+    taken = next((name for name in ("presets", "shards") if FLAGS[name].value), None)
+    for name in ("rows", "prior", "seed", "held") if taken else ():
+        if FLAGS[name].present:
+            raise UserError(f"{FLAGS[name].serialize()} would be ignored: --{taken} are taken as they are")
+    if FLAGS.presets and FLAGS.shards:
+        raise UserError("--presets and --shards: take one with build, the other with add")
     config = config_flag.read()
     settings = render_settings(
         config, seed=FLAGS.seed, plugin=FLAGS.plugin, allow_other_version=FLAGS.allow_other_version
     )
-    if reason := why_no_renderer(settings.synth):
-        raise UserError(reason)
     return replace(with_prior(settings, FLAGS.prior), held=FLAGS.held)
 
 
@@ -122,15 +146,20 @@ def _same_draw(source: Source, settings: RenderSettings) -> bool:
     return theirs == [settings.seed, settings.prior_hash, settings.held]
 
 
-Made = tuple[tuple[str, str], Source, UInt8[np.ndarray, "n E"], Callable[[], object]]
-"""Name and version of the synthesizer, patches, their pooled spectrograms, and what to call once they are written."""
+def _made(path: Path, settings: RenderSettings, first: int) -> Made:
+    """The patches that the flags ask for; those drawn have numbers from ``first``."""
+    if FLAGS.shards:
+        return Made(*read_shards(Path(FLAGS.shards), settings.synth.spec))
+    if reason := why_no_renderer(settings.synth):
+        raise UserError(reason)
+    return _presets(settings) if FLAGS.presets else _drawn(path, settings, range(first, first + FLAGS.rows))
 
 
 def _presets(settings: RenderSettings) -> Made:
     """The presets of --presets, rendered."""
     with PatchRenderer(settings.synth, FLAGS.workers, supervision(config_flag.read())) as renderer:
-        source, sounds = read_presets(Path(FLAGS.presets), settings.synth.spec, renderer)
-        return (renderer.synth_name, renderer.synth_version), source, sounds, lambda: None
+        found = read_presets(Path(FLAGS.presets), settings.synth.spec, renderer)
+        return Made((renderer.synth_name, renderer.synth_version), [found])
 
 
 def _drawn(path: Path, settings: RenderSettings, numbers: range) -> Made:
@@ -146,8 +175,7 @@ def _drawn(path: Path, settings: RenderSettings, numbers: range) -> Made:
                     f"interrupted; {done} of {len(numbers)} patches are safe, the same command goes on", cli.INTERRUPTED
                 )
     assert log.synth is not None
-    source, sounds = log.result()
-    return log.synth, source, sounds, log.remove
+    return Made(log.synth, [log.result()], log.remove)
 
 
 def search(index: Index, sounds: list[Path]) -> None:
@@ -182,6 +210,9 @@ if __name__ == "__main__":
         upper_bound=SECONDS,
     )
     flags.DEFINE_string("presets", "", "build, add: folder of preset files to take, instead of drawing patches.")
+    flags.DEFINE_string(
+        "shards", "", "build, add: folder of shards to take, instead of drawing patches. Nothing is rendered."
+    )
     flags.DEFINE_string("plugin", "", "build, add: path of the VST3 plugin.")
     flags.DEFINE_bool("allow_other_version", False, "build, add: accept an untested version of Surge XT.")
     flags.DEFINE_integer("workers", usable_cores(), "build, add: render processes.", lower_bound=1)

@@ -35,17 +35,17 @@ OPTIONAL_ARRAYS = ("attempts", "places", "rows")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Patches of one draw, or presets of one folder.
+    """Patches of one draw, rows of one shard, or presets of one folder.
 
     Attributes:
       about: JSON values. Of a draw: ``seed``, the number of the ``first`` patch, ``prior_hash`` (the content hash of a
         mixture; None: the weights of the spec), for how many seconds all notes are ``held``, beginning at 0 s (0: as
-        drawn), and how many renders were ``refused`` by reason. Of presets: the
+        drawn), and how many renders were ``refused`` by reason. Of other rows: their ``shard``. Of presets: the
         ``folder``, its ``files``, and the ``names`` of the patches.
       attempts: of a draw, the attempt (n,) uint16 that was accepted for each patch.
       places: of presets, the number (n, 2) of each one's file, and its own number in the file.
       delays: the frames from each patch's note to its sound's onset (n,), as ``embedding.delay`` counts them.
-      rows: the patches (n, W) of a mixture or of presets. Those of a draw by the spec's weights are drawn again.
+      rows: the patches (n, W) of a mixture, a shard or presets. Those of a draw by the spec's weights are drawn again.
     """
 
     about: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Source:
         drawn, about = self.attempts is not None, self.about
         if self.delays.ndim != 1:
             raise ValueError(f"delays of shape {self.delays.shape}")
-        if drawn == (self.places is not None) or not (drawn or self.rows is not None):
+        if not drawn and self.rows is None:
             raise ValueError("a source without patches")
         if drawn and not (isinstance(about["seed"], int) and isinstance(about["first"], int) and about["held"] >= 0.0):
             raise ValueError("a source without seed")
@@ -87,10 +87,12 @@ class Source:
             file, place = map(int, self.places[number])
             preset = (Path(about["folder"]) / about["files"][file], place)
             return self.rows[number], f"preset {about['names'][number]!r} in {about['files'][file]}", preset
+        if self.attempts is None:
+            assert self.rows is not None
+            return self.rows[number], f"row {number} of {Path(about['shard']).name}", None
         seed, index = about["seed"], about["first"] + number
         if self.rows is not None:
             return self.rows[number], f"row {index} of seed {seed} of a mixture", None
-        assert self.attempts is not None
         prior = Held(spec, spec, about["held"]) if about["held"] else spec
         [row] = prior.sample(seed, [index], [int(self.attempts[number])])
         return row, f"row {index} of seed {seed}", None
@@ -100,6 +102,8 @@ class Source:
         about = self.about
         if self.places is not None:
             return f"- {len(self)} presets of {about['folder']}"
+        if self.attempts is None:
+            return f"- {len(self)} rows of {about['shard']}"
         prior = "the weights of the spec" if self.rows is None else f"mixture {about['prior_hash']}"
         refused = ", ".join(f"{count} {reason}" for reason, count in about["refused"].items()) or "none"
         notes = f"held for {about['held']:g} s" if about["held"] else "as drawn"
@@ -175,9 +179,9 @@ class Index:
     def _ends(self) -> Int[np.ndarray, " S"]:
         return np.cumsum([len(source) for source in self.sources])
 
-    def with_source(self, source: Source, codes: Int8[np.ndarray, "n D"]) -> Index:
+    def with_sources(self, sources: Sequence[Source], codes: Int8[np.ndarray, "n D"]) -> Index:
         """The index with further patches."""
-        return replace(self, codes=np.concatenate([self.codes, codes]), sources=(*self.sources, source))
+        return replace(self, codes=np.concatenate([self.codes, codes]), sources=(*self.sources, *sources))
 
 
 def write_index(path: Path, index: Index) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -65,6 +66,30 @@ def test_a_library_holds_the_rows_that_shards_of_its_seed_would(path: Path) -> N
     mels = drawn_rows(numbers, "mel_spec").astype(np.float32)
     near = np.abs(index.codes[numbers] - index.embedding.project(np.stack([pooled(mel) for mel in mels])))
     assert near.max() < 1.0  # Half a step, and the float16 of shards.
+
+
+def test_shards_need_not_be_rendered_again(path: Path, tmp_path: Path) -> None:
+    """Rows of a seed are kept as attempts, those of shards that do not say their seed as they are."""
+    shards, mine, theirs = tmp_path / "shards", tmp_path / "mine.index", tmp_path / "theirs.index"
+    flags = ("--config=configs/render_dexed.py", f"--seed={LIBRARY_SEED}", "--shards=0-1", "--samples_per_shard=20")
+    assert run_cli("data_pipeline.render_shards", *flags, f"--output={shards}", "--workers=1").returncode == 0
+    assert run_cli("synthjax.library", "build", mine, f"--shards={shards}").returncode == 0
+    for file in shards.glob("*.h5"):
+        with h5py.File(file, "a") as shard:
+            del shard.attrs["seed"]
+    assert run_cli("synthjax.library", "build", theirs, f"--shards={shards}").returncode == 0
+    rendered, drawn, stored = (read_index(one) for one in (path, mine, theirs))
+    assert drawn.sources[1].rows is None
+    for one in (drawn, stored):
+        for patch, same in zip(
+            one.patches(range(40), [0.0] * 40), rendered.patches(range(40), [0.0] * 40), strict=True
+        ):
+            np.testing.assert_array_equal(patch.row, same.row)
+            assert patch.delay == same.delay
+    assert [stored.patches([21], [0.0])[0].origin, drawn.patches([21], [0.0])[0].origin] == [
+        "row 1 of shard-1.h5",
+        "row 21 of seed 3",
+    ]
 
 
 def test_a_killed_build_goes_on_and_gives_the_same_file_as_two_workers(path: Path, tmp_path: Path) -> None:
