@@ -18,6 +18,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     # The seed of initial weights, row order, noise, times and guidance dropout.
     c.seed = 0
+    # A bundle, by its name, path or URL, whose model the run begins with: weights and statistics. "": a new model.
+    c.start_from = ""
     # dtype of activations and matrix products. Parameters, losses and the optimizer are always float32.
     c.compute_dtype = "bfloat16"
     # auto: cuDNN's fused attention in bfloat16 on NVIDIA GPUs, if it works there. xla: attention compiled by XLA.

@@ -16,6 +16,7 @@ from absl import flags
 from data_pipeline.console import cli, config_flag
 from synthjax.cluster import distributed, jax_settings
 from synthjax.runs import cloud_runs
+from synthjax.runs.bundles import read_bundle
 from synthjax.runs.check_config import parse_window
 from synthjax.runs.checkpoints import Checkpoints
 from synthjax.runs.workdir import Workdir
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint if it has one; returns the exit code."""
-    saved = workdir.read_stats() if workdir.stats.exists() else None
+    base = read_bundle(config.start_from) if config.get("start_from") and not workdir.config.exists() else None
+    saved = workdir.read_stats() if workdir.stats.exists() else base.stats() if base else None
     run, steps, main_process = set_up(config, saved), config.train.steps, distributed.is_main()
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -50,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
             enter(workdir.held(lambda line: print(line, file=sys.stderr, flush=True)))
         workdir.prepare(config, run.data.identity, run.data.stats, write=main_process)
         checkpoints = enter(Checkpoints(workdir.checkpoints, keep=config.checkpoint.keep))
-        state, step = restore_or_init(run, checkpoints)
+        state, step = restore_or_init(run, checkpoints, base)
 
         display = enter(TrainingDisplay(step, steps, enabled=main_process))
         for line in describe_start(run, step, checkpoints):

@@ -117,7 +117,7 @@ class Bundle:
         wrong = sorted(tensors.keys() ^ shapes.keys())
         wrong += sorted(name for name in tensors.keys() & shapes.keys() if tensors[name].shape != shapes[name].shape)
         if wrong:
-            raise UserError(f"{self.name}: the weights do not fit its config, such as {wrong[0]}")
+            raise UserError(f"{self.name}: the weights do not fit the config, such as {wrong[0]}")
         placed = [jax.device_put(tensors[name].astype(leaf.dtype), leaf.sharding) for name, leaf in shapes.items()]
         return jax.tree_util.tree_unflatten(tree, placed)
 

@@ -186,7 +186,7 @@ class RenderedTrainingData:
     Statistics and validation rows are rendered at once, with a progress bar; all processes build it together.
 
     Args:
-      saved: the statistics of the run so far, if it has any; those of process 0 count.
+      saved: the statistics that the model has, if it has any; those of process 0 count.
 
     Raises:
       UserError: if the synthesizer is not known or not installed.

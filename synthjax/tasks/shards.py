@@ -48,17 +48,20 @@ HELD_BY_HOST: dict[str, tuple[str, ...]] = {"none": (), "host": (MEL_SPEC, PARAM
 class ShardTrainingData:
     """The ``TrainingData`` of a folder with train.h5, stats.npz and, if the run validates, val.h5.
 
+    Args:
+      saved: the statistics that the model has, if it has any; those of the folder, unless it was another model first.
+
     Raises:
       UserError: if a file is missing, broken, or does not fit the config.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, saved: MelStats | None = None) -> None:
         data = config.data
         self._config = config
         self.spec = load_spec(data.spec)
         self._reader = open_split(data.root, "train", self.spec, allow_external=data.allow_external)
         stats = load_stats(local_root(data.root) / STATS_FILE)
-        self.stats: MelStats | None = stats
+        self.stats: MelStats | None = saved or stats
         self.task: Task = SpectrogramTask(self.spec, stats.mean.shape, data.min_std_db)
         self.identity = dataset_identity(self._reader, self.spec, stats)
         # With a cache, a thread copies from memory faster than processes could send batches.

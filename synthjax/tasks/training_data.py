@@ -89,10 +89,10 @@ class TrainingData(Protocol):
 
 
 def open_training_data(config: ml_collections.ConfigDict, saved: MelStats | None) -> TrainingData:
-    """The data that the config's ``data.source`` names; ``saved`` are the statistics of the run so far, if any."""
+    """The data that the config's ``data.source`` names; ``saved`` are the statistics that the model has, if any."""
     match config.data.source:
         case "shards":
-            return ShardTrainingData(config)
+            return ShardTrainingData(config, saved)
         case "render":
             return RenderedTrainingData(config, saved)
     return KOscTrainingData(config)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
+from data_pipeline.console.cli import UserError
 from data_pipeline.shards.mel_stats import MelStats
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, HostBatch
+from synthjax.runs.bundles import Bundle
 from synthjax.runs.check_config import check_config
 from synthjax.runs.checkpoints import Checkpoints
 from synthjax.tasks.batches import Batches
@@ -60,11 +63,15 @@ def set_up(config: ml_collections.ConfigDict, saved: MelStats | None = None) -> 
     )
 
 
-def restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+def restore_or_init(run: Run, checkpoints: Checkpoints, base: Bundle | None = None) -> tuple[TrainState, int]:
     """The state of the latest checkpoint and its step; without a checkpoint, a fresh state and 0.
 
+    Args:
+      base: a fresh state has the weights of this bundle's model, if there is one.
+
     Raises:
-      UserError: if the processes of the run have different configs, data or checkpoints, or the checkpoint is broken.
+      UserError: if the processes of the run have different configs, data or checkpoints, the checkpoint is broken, or
+        the base is a model of another spec or architecture.
     """
     latest = checkpoints.latest
     settings = run.config.to_dict()
@@ -74,9 +81,18 @@ def restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int
         "start all with the same flags and data, and with --workdir in a folder or bucket that all of them can read",
     )
     if latest is None:
-        return jit_init(run.trainer, run.shardings)(), 0
+        state = jit_init(run.trainer, run.shardings)()
+        return (_with_weights_of(base, state, run) if base else state), 0
     trees = checkpoints.restore(latest, abstract_state(run.trainer, run.shardings).trees())
     return TrainState.from_trees(trees), latest
+
+
+def _with_weights_of(base: Bundle, state: TrainState, run: Run) -> TrainState:
+    spec = run.data.task.spec
+    if not base.has_model or spec is None or base.spec.content_hash != spec.content_hash:
+        raise UserError(f"start_from={base.name} holds no model of spec {spec.name if spec else 'k_osc'}")
+    params = base.params(run.trainer.abstract_params(run.mesh))
+    return replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
 
 
 def describe_start(run: Run, step: int, checkpoints: Checkpoints) -> list[str]:

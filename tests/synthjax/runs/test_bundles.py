@@ -130,7 +130,7 @@ def test_weights_must_fit() -> None:
     loaded = bundle.params({"layers": {0: {"kernel": abstract(2, 3)}}})
     np.testing.assert_array_equal(loaded["layers"][0]["kernel"], np.ones((2, 3)))
     for wrong in ({"kernel": abstract(3, 2)}, {"bias": abstract(2, 3)}):
-        with pytest.raises(UserError, match="the weights do not fit its config, such as layers/0/"):
+        with pytest.raises(UserError, match="the weights do not fit the config, such as layers/0/"):
             bundle.params({"layers": {0: wrong}})
 
 

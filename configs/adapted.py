@@ -1,0 +1,28 @@
+"""A bundle's model, trained further on mixtures of the patches in a folder; synthjax.adapt runs it in every round.
+
+    python -m synthjax.train --config=configs/adapted.py:my.zip --workdir=runs/adapted --config.data.prior=ANSWERS
+
+ANSWERS has preset files, such as those that synthjax.predict wrote for recordings. The rendered sounds are corrupted as
+recordings are. Model, spec and precision are those of the bundle. Values: configs/important.py.
+"""
+
+import ml_collections
+
+from synthjax.runs.bundles import read_bundle
+
+
+def get_config(bundle: str) -> ml_collections.ConfigDict:
+    """The bundle's config with rendered rows, corrupted sounds, and 1,000 steps at a tenth of the learning rate."""
+    c = read_bundle(bundle).config()
+    c.start_from = bundle
+
+    c.data.source = "render"
+    for way, likely in {"detune": 0.3, "cut": 0.2, "room": 0.3, "noise": 0.3, "equaliser": 0.5, "codec": 0.1}.items():
+        c.data.corruption[way] = likely
+    c.optim.lr /= 10
+    c.optim.final_lr = c.optim.lr / 100
+    c.optim.warmup_steps = 50
+    c.train.steps = 1_000
+    c.train.eval_every = 250
+    c.checkpoint.every = 250
+    return c
