@@ -26,7 +26,8 @@ from synthjax.evaluation.table import print_table, tabulate
 from synthjax.evaluation.targets import Targets, targets_in
 from synthjax.evaluation.ways import differences
 from synthjax.inference import candidate_flags, renderer_flags
-from synthjax.inference.predictor import NEIGHBOURS, Candidate, Predictor
+from synthjax.inference.candidates import Candidate
+from synthjax.inference.predictor import NEIGHBOURS, Predictor
 from synthjax.inference.refine import Budget
 from synthjax.inference.target_note import with_note
 from synthjax.runs import model_flags

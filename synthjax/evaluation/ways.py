@@ -32,7 +32,8 @@ from data_pipeline.render.worker_pool import Supervision, WorkerPool
 from synthjax.evaluation.audio import Measured, recover
 from synthjax.evaluation.table import NOISE_FLOOR, PREDICTION, RANDOM, Figures
 from synthjax.evaluation.targets import Targets
-from synthjax.inference.predictor import Candidate, Prediction, Predictor
+from synthjax.inference.candidates import Candidate, Prediction
+from synthjax.inference.predictor import Predictor
 from synthjax.inference.refine import Budget
 from synthjax.inference.target_note import with_note
 from synthjax.metrics.parameters import Summary, summarise

@@ -17,7 +17,7 @@ from data_pipeline.synths.choice import instrument, instrument_of, written_endin
 from data_pipeline.synths.decoding import decode_row
 from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.vst3_preset import read_preset_file
-from synthjax.inference.predictor import Candidate, Prediction
+from synthjax.inference.candidates import Candidate, Prediction
 
 # The folder, beside the results of the sounds, of banks with the answers to all.
 BANKS = "banks"

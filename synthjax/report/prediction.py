@@ -13,7 +13,7 @@ from data_pipeline.audio.sound_files import LoadedSound
 from data_pipeline.synths.decoding import note_name
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
 from synthjax.evaluation.table import PREDICTION
-from synthjax.inference.predictor import ONLY, REFINED, Candidate, Prediction
+from synthjax.inference.candidates import ONLY, REFINED, Candidate, Prediction
 from synthjax.metrics.parameters import summarise
 from synthjax.report import Clip, ReportWriter, SoundEntry
 from synthjax.report.entries import PREDICTION_METRICS, metric_rows, parameter_rows

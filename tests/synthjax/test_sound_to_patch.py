@@ -20,7 +20,8 @@ from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.shards.reader import AUDIO, MEL_SPEC, PARAM_ARRAY, ShardReader
 from data_pipeline.synths.choice import synth_for
 from synthjax.evaluation.audio import Predictions, measure_sounds
-from synthjax.inference.predictor import BY_MEDOID, BY_SOUND, ONLY, REFINED, Predictor
+from synthjax.inference.candidates import BY_MEDOID, BY_SOUND, ONLY, REFINED
+from synthjax.inference.predictor import Predictor
 from synthjax.inference.refine import Budget
 from synthjax.inference.scoring import score
 from synthjax.methods.examples import EVAL_NOISE, draw_noise

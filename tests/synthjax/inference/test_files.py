@@ -20,8 +20,8 @@ from data_pipeline.synths.protocol import NOTE_TIMES, PITCH, SynthSettings
 from data_pipeline.synths.surge.patch import differences, read_preset
 from data_pipeline.synths.surge.preset_files import read_surge_file, vstpreset
 from data_pipeline.synths.vital.patch import base_patch, write_patch
+from synthjax.inference.candidates import Candidate, Prediction
 from synthjax.inference.files import PredictionFiles
-from synthjax.inference.predictor import Candidate, Prediction
 
 SURGE, SUBTRACTIVE, VITAL = load_spec("surge_simple"), load_spec("subtractive"), load_spec("vital")
 OTHER = ParamSpec("other", (Continuous("cutoff", 0.0, 1.0),), (Discrete(PITCH, 48, 72), NoteDuration(NOTE_TIMES, 4.0)))

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.choice import instrument
 from data_pipeline.synths.subtractive import Subtractive
 from synthjax.inference import refine as refine_module
-from synthjax.inference.refine import CHILDREN, FINALISTS, REPEATS, Budget, Refined, refine
+from synthjax.inference.refine import CHILDREN, FINALISTS, REPEATS, Budget, Refined, Search, search_within
 from tests.helpers import REPOSITORY
 
 SPEC = load_spec("subtractive")
@@ -49,10 +50,13 @@ class Bench:
         return np.array([self.function(row) for row in rows])
 
     def refine(self, *rows: NDArray, seconds: float = 40.0, exact: bool = True, **arguments: Any) -> Refined:
-        arguments = {"budget": Budget(seconds), "spec": SPEC, "panel": Panel(), **arguments}
+        budget = arguments.pop("budget", Budget(seconds))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(refine_module, "monotonic", lambda: self.now)
-            return refine(rows, self, exact=exact, **arguments)
+            return search_within(self.search(*rows, exact=exact, **arguments), budget)
+
+    def search(self, *rows: NDArray, exact: bool = True, **arguments: Any) -> Search:
+        return Search(rows, self, exact=exact, **{"spec": SPEC, "panel": Panel(), **arguments})
 
 
 def sample(index: int) -> NDArray[np.float64]:
@@ -141,6 +145,25 @@ def test_too_small_a_budget_gives_the_start_and_its_score(exact: bool) -> None:
     refined = bench.refine(START, seconds=0.0, exact=exact)
     np.testing.assert_array_equal(refined.row, START)
     assert refined.score == refined.start_score == pytest.approx(bench.function(START))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_search_that_is_kept_goes_on_as_if_it_had_not_stopped(exact: bool, tmp_path: Path) -> None:
+    candidates = [START, near(TARGET, 0.3)]
+    whole = Bench(distance_from(TARGET)).refine(*candidates, budget=Budget(evaluations=400), exact=exact)
+    bench = Bench(distance_from(TARGET))
+    first = bench.search(*candidates, exact=exact)
+    first.start()
+    for _ in range(4):
+        first.advance()
+    np.savez(tmp_path / "search.npz", **first.state())
+    second = bench.search(*candidates, exact=exact)
+    with np.load(tmp_path / "search.npz") as state:
+        second.restore(state)
+    assert (second.score, second.evaluations) == (first.score, first.evaluations)
+    found = search_within(second, Budget(evaluations=400 - first.evaluations))
+    np.testing.assert_array_equal(found.row, whole.row)
+    assert (found.score, found.start_score, found.evaluations) == (whole.score, whole.start_score, whole.evaluations)
 
 
 def test_rows_stay_in_the_box() -> None:

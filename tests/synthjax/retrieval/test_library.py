@@ -22,7 +22,8 @@ from data_pipeline.synths.choice import open_synth, synth_for
 from data_pipeline.synths.dexed.syx import write_banks
 from data_pipeline.synths.dexed.voice import INIT_VOICE
 from data_pipeline.synths.protocol import NOTE_TIMES, PITCH
-from synthjax.inference.predictor import REFINED, Candidate, Predictor
+from synthjax.inference.candidates import REFINED, Candidate
+from synthjax.inference.predictor import Predictor
 from synthjax.inference.refine import Budget
 from synthjax.retrieval import search
 from synthjax.retrieval.embedding import POOLED, Embedding, onset, pooled
