@@ -8,12 +8,13 @@ recordings are. Model, spec and precision are those of the bundle. Values: confi
 
 import ml_collections
 
+from synthjax.configs import flow_dexed
 from synthjax.runs.bundles import read_bundle
 
 
-def get_config(bundle: str) -> ml_collections.ConfigDict:
-    """The bundle's config with rendered rows, corrupted sounds, and 1,000 steps at a tenth of the learning rate."""
-    c = read_bundle(bundle).config()
+def get_config(bundle: str = "") -> ml_collections.ConfigDict:
+    """A tenth of the learning rate for 1,000 steps; without a bundle, with a new model of configs/flow_dexed.py."""
+    c = read_bundle(bundle).config() if bundle else flow_dexed.get_config()
     c.start_from = bundle
 
     c.data.source = "render"

@@ -14,7 +14,7 @@ exit code is 1.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,9 +67,11 @@ def main(argv: list[str]) -> int:
     if model and f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
     spec = candidate_flags.spec_of(model, library)
+    given = candidate_flags.given(spec)
     with _renderer(spec) as renderer:
         libraries = candidate_flags.libraries(library, spec, renderer)
-        faults = predict_files(Predictor(model, renderer, *libraries), sounds, output)
+        predictor = Predictor(model, renderer, *libraries, locks=given.locks, start=given.start)
+        faults = predict_files(predictor, sounds, output, given.note_as_found)
     predicted = len(sounds) - len(faults)
     left_out += faults
     if left_out:
@@ -98,13 +100,18 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
     return renderer_flags.start_renderer(spec)
 
 
-def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) -> list[str]:
-    """Writes the results of every sound that can be read; returns an error message for each of the others."""
+def predict_files(
+    predictor: Predictor, sounds: Sequence[Path], output: Path, note_as_found: Collection[str] = ()
+) -> list[str]:
+    """Writes the results of every sound that can be read; returns an error message for each of the others.
+
+    The parameters of the note in ``note_as_found`` are locked at the estimate of each sound's.
+    """
     f = flags.FLAGS
     files = PredictionFiles(output, predictor.spec, predictor.renderer)
     about = predictor.about(f.seed)
     about |= candidate_flags.about()
-    at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
+    at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model and not note_as_found else 1
     names = result_names(sounds)
     budget = candidate_flags.budget()
     faults: list[str] = []
@@ -120,6 +127,8 @@ def predict_files(predictor: Predictor, sounds: Sequence[Path], output: Path) ->
                 if remark := octave_remark(estimate_note(sound.audio), predictor.spec):
                     print(f"{sounds[index].name}: {remark}", file=sys.stderr)
             targets = [sound.audio for sound in loaded.values()]
+            if note_as_found and targets:
+                predictor = predictor.locking_note(note_as_found, targets[0])
             found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):
                 interrupted = False
@@ -153,6 +162,7 @@ def _check_statistics(model: Model, path: Path) -> None:
 if __name__ == "__main__":
     model_flags.define(required=False)
     candidate_flags.define(candidates=4)
+    candidate_flags.define_given()
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
     flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
     flags.DEFINE_bool("render", True, "Render the candidates, to rank them by sound.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from data_pipeline.console.cli import UserError
+from data_pipeline.params.groups import Panel
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.synths.instrument import Instrument
 from data_pipeline.synths.protocol import Synth, SynthSettings
@@ -56,6 +57,11 @@ def instrument(synth: str) -> Instrument:
 def instrument_of(spec: ParamSpec) -> Instrument | None:
     """The synthesizer that the spec belongs to; None for a spec of any other plugin."""
     return next((found for found in map(instrument, modules()) if found.fits(spec)), None)
+
+
+def panel_of(spec: ParamSpec) -> Panel:
+    """The panel of the synthesizer that the spec belongs to."""
+    return (instrument_of(spec) or Instrument()).panel
 
 
 def instrument_of_file(path: Path) -> Instrument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from absl import flags
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import panel_of
+from synthjax.inference.locks import parse_locks
 from synthjax.inference.refine import Budget
+from synthjax.inference.start import Start, read_start
 from synthjax.retrieval.embedding import Embedding
 from synthjax.retrieval.index import Index, parse_index, read_index
 from synthjax.retrieval.presets import read_presets
@@ -24,6 +28,15 @@ if TYPE_CHECKING:
     from synthjax.runs.model import Model
 
 
+@dataclass(frozen=True)
+class Given:
+    """The start, locked values by parameter name, and the parameters of the note that are locked as they are found."""
+
+    start: Start | None
+    locks: dict[str, Any]
+    note_as_found: set[str]
+
+
 def define(*, candidates: int) -> None:
     """Defines --library, --presets, --candidates, --refine and --refine_evaluations."""
     flags.DEFINE_string("library", "", "Index of known patches (synthjax.library), whose nearest are candidates.")
@@ -33,6 +46,36 @@ def define(*, candidates: int) -> None:
     flags.DEFINE_integer(
         "refine_evaluations", 0, "Renders of that search; beside --refine, whichever ends first.", lower_bound=0
     )
+
+
+def define_given() -> None:
+    """Defines --lock, --start and --keep."""
+    flags.DEFINE_multi_string(
+        "lock",
+        [],
+        "A value that every answer has: NAME=VALUE, or NAME for the value of --start. NAME is a parameter, a pattern "
+        "such as op_1_*, or words of a group's name, such as envelopes. note without a value: as found in each sound.",
+    )
+    flags.DEFINE_string("start", "", "Preset to begin with: FILE, or FILE:VOICE of a bank, counted from 1.")
+    flags.DEFINE_float(
+        "keep",
+        0.5,
+        "How much of --start answers keep: 0 ignores it, 1 is the start itself.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+
+
+def given(spec: ParamSpec) -> Given:
+    """What --lock, --start and --keep say. Raises UserError."""
+    f = flags.FLAGS
+    if f["keep"].present and not f.start:
+        raise UserError(f"--keep={f.keep:g} would be ignored: name a preset with --start")
+    start = read_start(f.start, spec, f.keep) if f.start else None
+    if start and start.is_answer and budget():
+        raise UserError("--keep=1 keeps the start as it is: leave out --refine and --refine_evaluations")
+    values = spec.decode(start.row) if start else None
+    return Given(start, *parse_locks(f.lock, spec, panel_of(spec), values))
 
 
 def load() -> tuple[Model | None, Library | None]:
@@ -104,5 +147,8 @@ def budget() -> Budget | None:
 
 def about() -> dict[str, Any]:
     """The values of the flags that were given, as JSON values."""
-    names = ("workdir", "library", "bundle", "presets", "candidates", "refine", "refine_evaluations")
-    return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value}
+    f = flags.FLAGS
+    names = ["workdir", "library", "bundle", "presets", "candidates", "refine", "refine_evaluations"]
+    if "start" in f:
+        names += ["lock", "start", "keep"] if f.start else ["lock"]
+    return {name: f[name].value for name in names if f[name].value}

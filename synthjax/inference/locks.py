@@ -8,7 +8,8 @@ Shapes: W row width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.console.cli import UserError
+from data_pipeline.params.groups import Panel
+from data_pipeline.params.kinds import Categorical, NoteDuration, Parameter
 from data_pipeline.params.spec import ParamSpec
 
 
@@ -50,3 +54,71 @@ class Locks:
     def on(self, row: NDArray[np.floating]) -> NDArray[np.float32]:
         """A row (W,) with the values."""
         return np.where(np.isnan(self.known), row, self.known).astype(np.float32)
+
+
+def names_of(text: str, spec: ParamSpec, panel: Panel) -> list[str]:
+    """The parameters that a text means, in spec order: one name, a pattern such as ``op_1_*``, or words of a group.
+
+    ``operator 3`` means all parameters of that group, ``envelopes`` those of every group with "envelope" in its name.
+    Raises UserError if it means none.
+    """
+    headings, words = panel.headings(spec), text.lower().removesuffix("s")
+    names = fnmatch.filter(spec.slices, text) or [name for name in spec.slices if words in headings[name][0].lower()]
+    if not names:
+        groups = ", ".join(dict.fromkeys(group for group, _ in headings.values()))
+        raise UserError(f"{text!r} is no parameter and no group of spec {spec.name}; its groups are {groups}")
+    return names
+
+
+def parse_locks(
+    texts: Iterable[str], spec: ParamSpec, panel: Panel, start: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], set[str]]:
+    """Locked values by parameter name, of texts NAME=VALUE, or NAME for the value of a start.
+
+    Args:
+      texts: names are those of ``names_of``; values are raw, and a category's may be its label.
+      start: the raw values of the start; None if there is none.
+
+    Returns:
+      The values, and the names of parameters of the note that are locked as they are found in each sound.
+
+    Raises UserError for a text that means nothing.
+    """
+    values: dict[str, Any] = {}
+    notes = {parameter.name for parameter in spec.note_params}
+    as_found: set[str] = set()
+    for text in texts:
+        name, given, value = text.partition("=")
+        for one in names_of(name, spec, panel):
+            if given:
+                values[one] = _value(spec, one, value)
+            elif one in notes:
+                as_found.add(one)
+            elif start is None:
+                raise UserError(
+                    f"--lock={text} has no value: give --lock={one}=VALUE, or a patch to begin with --start"
+                )
+            else:
+                values[one] = start[one]
+    return values, as_found
+
+
+def _value(spec: ParamSpec, name: str, text: str) -> Any:
+    [parameter] = [one for one in spec.parameters if one.name == name]
+    try:
+        value = _parsed(parameter, text)
+        parameter.encode(value)
+    except ValueError as error:
+        raise UserError(f"--lock={name}={text}: {error}") from error
+    return value
+
+
+def _parsed(parameter: Parameter, text: str) -> Any:
+    match parameter:
+        case Categorical():
+            labels = [str(label).lower() for label in parameter.values]
+            return parameter.raw_values[labels.index(text.lower())] if text.lower() in labels else float(text)
+        case NoteDuration():
+            start, _, end = text.partition(",")
+            return float(start), float(end)
+    return float(text)

@@ -10,8 +10,9 @@ Shapes: S sounds, K candidates, W row width, T = 176400 samples.
 
 from __future__ import annotations
 
+import copy
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.audio.coarse_features import CoarseFeatures
 from data_pipeline.audio.mel import mel_spectrogram
+from data_pipeline.params.mixture import Modules
 from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import panel_of
 from synthjax.inference.candidates import (
     BY_INDEX,
     BY_MEDOID,
@@ -38,7 +41,8 @@ from synthjax.inference.locks import Locks
 from synthjax.inference.refine import Budget, search_within
 from synthjax.inference.refinement import Refinement
 from synthjax.inference.scoring import ScoredSound, Target, score, stored
-from synthjax.inference.target_note import estimate_note, moved, with_note
+from synthjax.inference.start import Start
+from synthjax.inference.target_note import estimate_note, moved, note_values, with_note
 from synthjax.methods.examples import PREDICT_NOISE, draw_noise
 from synthjax.retrieval.embedding import FRAME_SECONDS, onset
 from synthjax.retrieval.index import Patch
@@ -63,12 +67,14 @@ class Predictor:
         *libraries: Library,
         sounding: bool = True,
         locks: Mapping[str, Any] | None = None,
+        start: Start | None = None,
     ) -> None:
         """The answers of a model, libraries, or both.
 
         Args:
           sounding: the time in which a target sounds counts beside the whole 4 s, as ``scoring`` says.
           locks: raw values by parameter name that every answer has.
+          start: a patch to begin with, of which answers keep a part.
 
         Raises ValueError without model and library, if they are of different specs, and as ``Locks`` does.
         """
@@ -77,7 +83,7 @@ class Predictor:
             raise ValueError("candidates need a model or a library, of one spec")
         self.spec = specs[0]
         self.model, self.renderer, self.libraries, self.sounding = model, renderer, libraries, sounding
-        self.locks = Locks(self.spec, locks or {})
+        self.locks, self.start = Locks(self.spec, locks or {}), start
 
     @classmethod
     def from_workdir(
@@ -109,18 +115,22 @@ class Predictor:
         """The predictions for sounds (2, T) at 44.1 kHz, as ``sound_files.load_sound`` returns them.
 
         The model draws ``candidates`` patches, and with a renderer each library adds its ``NEIGHBOURS`` nearest ones;
-        the best ``candidates`` of all are kept. A prediction depends on the sound and the seed (default: the run's),
-        not on the other sounds. The first draws are the same for every number of candidates. ``batch_size`` sounds are
-        sampled at once. Every size is compiled anew, so a caller with many groups of sounds gives the same size for
-        all.
+        the best ``candidates`` of all are kept. A start is a candidate too.
+
+        A prediction depends on the sound and the seed (default: the run's), not on the other sounds. The first draws
+        are the same for every number of candidates. ``batch_size`` sounds are sampled at once. Every size is compiled
+        anew, so a caller with many groups of sounds gives the same size for all.
         """
         if not sounds:
             return []
+        started = [self._started(sound) for sound in sounds]
+        if self.start and self.start.is_answer:
+            return self.rank(sounds, started, candidates)
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
-        proposed: list[list[Candidate]] = [[] for _ in sounds]
+        proposed = started
         wanted = max(candidates, NEIGHBOURS) if self.renderer else candidates
         for found, near in zip(proposed, self.nearest(sounds, mels, wanted), strict=True):
-            found += near
+            found += self._mixed(near, seed) if self.start else near
         if self.model:
             for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size), strict=True):
                 found += drawn
@@ -162,8 +172,34 @@ class Predictor:
         assert self.model is not None
         noise = draw_noise(count, self.spec.width, PREDICT_NOISE, self.seed(seed))
         known = self.locks.known if self.locks.values else None
-        rows = self.model.draw(mels, np.repeat(noise[None], len(mels), axis=0), batch_size, known=known)
-        return [list(map(Candidate, of_one)) for of_one in rows]
+        start = (self.start.row, self.start.keep) if self.start else None
+        x0 = np.repeat(noise[None], len(mels), axis=0)
+        rows = self.model.draw(mels, x0, batch_size, known=known, start=start)
+        base = self.start.base if self.start else None
+        return [[Candidate(row, base=base) for row in of_one] for of_one in rows]
+
+    def locking_note(self, names: Collection[str], sound: NDArray[np.floating]) -> Predictor:
+        """This predictor, with some parameters of the note locked at the estimate of a sound's."""
+        found = copy.copy(self)
+        note = note_values(estimate_note(sound), self.spec)
+        found.locks = Locks(self.spec, {**self.locks.values, **{name: note[name] for name in names}})
+        return found
+
+    def _started(self, sound: NDArray[np.floating]) -> list[Candidate]:
+        """The start, if there is one, played with an estimate of the target's note."""
+        if self.start is None:
+            return []
+        row = with_note(self.start.row, self.spec, estimate_note(sound)).astype(np.float32)
+        return [Candidate(row, f"the start, {self.start.name!r}", base=self.start.base)]
+
+    def _mixed(self, near: Sequence[Candidate], seed: int | None) -> list[Candidate]:
+        """Candidates of which a part is the start's."""
+        assert self.start is not None
+        modules, rng = Modules.of(self.spec, panel_of(self.spec)), np.random.default_rng(self.seed(seed))
+        return [
+            replace(one, row=self.start.mixed(one.row, modules, rng), base=self.start.base, distance=None)
+            for one in near
+        ]
 
     def rank(
         self,

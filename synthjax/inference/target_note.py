@@ -85,9 +85,14 @@ def moved(row: NDArray[np.floating], spec: ParamSpec, start: float) -> NDArray[n
     return changed
 
 
+def note_values(note: TargetNote, spec: ParamSpec) -> dict[str, Any]:
+    """A note as raw values by parameter name, in the nearest octave that the spec has."""
+    return {PITCH: in_range(note.pitch, spec), NOTE_TIMES: (note.start, note.end)}
+
+
 def with_note(row: NDArray[np.floating], spec: ParamSpec, note: TargetNote) -> NDArray[np.floating]:
     """A row (W,) that is played with another note, in the nearest octave that the spec has."""
-    played: dict[str, Any] = {PITCH: in_range(note.pitch, spec), NOTE_TIMES: (note.start, note.end)}
+    played = note_values(note, spec)
     changed = row.copy()
     for parameter in spec.note_params:
         changed[spec.slices[parameter.name]] = parameter.encode(played[parameter.name])

@@ -20,7 +20,7 @@ import ml_collections
 from jaxtyping import Array, Bool, Float
 
 from synthjax.methods.examples import Examples, Metrics
-from synthjax.methods.sampling import Sampling, sample_rows
+from synthjax.methods.sampling import NOTHING, Given, Sampling, sample_rows
 from synthjax.methods.task import Task
 from synthjax.models import FlowModel
 
@@ -102,7 +102,7 @@ class FlowMatching:
         inputs: Float[Array, "B *S"],
         x0: Float[Array, "B *K W"],
         sampling: Sampling,
-        known: Float[Array, "B *K W"] | None = None,
+        given: Given = NOTHING,
     ) -> Float[Array, "B *K W"]:
         """Samples of the flow, one from each noise row."""
-        return sample_rows(model, inputs, x0, sampling, known)
+        return sample_rows(model, inputs, x0, sampling, given)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.spec import Categorical, ParamSpec
 from synthjax.methods.examples import Examples, Metrics, repeat_for_draws
-from synthjax.methods.sampling import Sampling
+from synthjax.methods.sampling import NOTHING, Given, Sampling
 from synthjax.methods.task import Task
 from synthjax.models.flow_vae import FlowVAE, FlowVAEOutput
 
@@ -152,7 +152,7 @@ class FlowVAEMethod:
         inputs: Float[Array, "B *S"],
         x0: Float[Array, "B *K W"],
         sampling: Sampling,
-        known: Float[Array, "B *K W"] | None = None,
+        given: Given = NOTHING,
     ) -> Float[Array, "B *K W"]:
         """The row predicted from the posterior's mean, repeated for every noise row."""
         return repeat_for_draws(predicted_rows(model.predict(inputs), self.layout), x0)

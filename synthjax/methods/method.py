@@ -15,7 +15,7 @@ from synthjax.methods.examples import Examples, Metrics
 from synthjax.methods.flow import FlowMatching
 from synthjax.methods.flow_vae import FlowVAEMethod
 from synthjax.methods.regression import Regression
-from synthjax.methods.sampling import Sampling
+from synthjax.methods.sampling import NOTHING, Given, Sampling
 from synthjax.methods.task import Task
 
 
@@ -53,12 +53,12 @@ class Method(Protocol):
         inputs: Float[Array, "B *S"],
         x0: Float[Array, "B *K W"],
         sampling: Sampling,
-        known: Float[Array, "B *K W"] | None = None,
+        given: Given = NOTHING,
     ) -> Float[Array, "B *K W"]:
         """Rows on the model's scale, one for each noise row; a model that draws nothing gives K equal rows.
 
-        ``known`` has the values of columns that are known, on the model's scale, and NaN elsewhere. A flow draws the
-        others to fit them; other models ignore it.
+        A flow draws the columns that are not known to fit those that are, and begins with the start; other models
+        ignore what is given.
         """
         ...
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from synthjax.k_osc.metrics import chamfer_distance
 from synthjax.k_osc.synthesis import join_oscillators, split_oscillators
 from synthjax.methods.examples import Examples, Metrics, repeat_for_draws
-from synthjax.methods.sampling import Sampling
+from synthjax.methods.sampling import NOTHING, Given, Sampling
 from synthjax.methods.task import Task
 
 Loss = Callable[[Float[Array, "B W"], Float[Array, "B W"]], Float[Array, " B"]]
@@ -86,7 +86,7 @@ class Regression:
         inputs: Float[Array, "B *S"],
         x0: Float[Array, "B *K W"],
         sampling: Sampling,
-        known: Float[Array, "B *K W"] | None = None,
+        given: Given = NOTHING,
     ) -> Float[Array, "B *K W"]:
         """The predicted row, repeated for every noise row."""
         return repeat_for_draws(model(inputs), x0)

@@ -8,6 +8,11 @@ values, as rows do in training. At every evaluation the field gets them so, and 
 
     x_t[known] = (1 - t) x_0[known] + t x_1[known]                         (3)
 
+A start is a row that is kept in part. The field begins at t = keep, with a mix of noise and start (Meng et al.,
+"SDEdit", arXiv:2108.01073). Its time is stretched to [0, 1], so that solvers, steps and guidance stay as they are.
+
+    x_keep = (1 - keep) x_0 + keep start,   t = keep + (1 - keep) tau      (4)
+
 Shapes: B batch, K draws for each sound, W row width, L conditioning rows, D width.
 """
 
@@ -77,6 +82,23 @@ class Sampling:
         return [part for part in parts if part.start < part.end]
 
 
+class Given(NamedTuple):
+    """What is given of the rows, on the model's scale.
+
+    Attributes:
+      known: the values (B, *K, W) of known columns, and NaN elsewhere.
+      start: rows (B, *K, W) to begin with.
+      keep: () how much of them is kept.
+    """
+
+    known: Float[Array, "B *K W"] | None = None
+    start: Float[Array, "B *K W"] | None = None
+    keep: Float[Array, ""] | float = 0.0
+
+
+NOTHING = Given()
+
+
 class Part(NamedTuple):
     """An interval of time with one strength of guidance."""
 
@@ -119,25 +141,34 @@ def with_known(field: Field, x0: Float[Array, "B W"], known: Float[Array, "B W"]
     return held
 
 
+def after(field: Field, keep: Float[Array, ""] | float) -> Field:
+    """Eq. (4): the field from t = ``keep`` on, with its time stretched to [0, 1]."""
+    return lambda x, t: (1.0 - keep) * field(x, keep + (1.0 - keep) * t)
+
+
 def sample_rows(
     model: FlowModel,
     mel: Float[Array, "B C M F"],
     x0: Float[Array, "B *K W"],
     sampling: Sampling,
-    known: Float[Array, "B *K W"] | None = None,
+    given: Given = NOTHING,
 ) -> Float[Array, "B *K W"]:
     """Rows on the model's scale [-1, 1] for standardised spectrograms and noise ``x0``.
 
-    The encoder runs once for each sound. All draws of all sounds are solved as one batch. ``known`` has the values of
-    known columns on the model's scale, which end within the solver's error of them, and NaN elsewhere.
+    The encoder runs once for each sound. All draws of all sounds are solved as one batch. Known columns end within the
+    solver's error of their values.
     """
     draws = math.prod(x0.shape[1:-1])
     z = jnp.repeat(model.encode(mel), draws, axis=0)
     x = noise = x0.reshape(-1, x0.shape[-1])
+    if given.start is not None:
+        x = (1.0 - given.keep) * noise + given.keep * given.start.reshape(noise.shape)
     for start, end, guidance in sampling.parts():
         field = guided_field(model, z, guidance)
-        if known is not None:
-            field = with_known(field, noise, known.reshape(noise.shape))
+        if given.known is not None:
+            field = with_known(field, noise, given.known.reshape(noise.shape))
+        if given.start is not None:
+            field = after(field, given.keep)
         if sampling.solver == DOPRI5:
             x = solve_adaptive(field, x, tolerance=sampling.tolerance, start=start, end=end)
         else:

@@ -20,7 +20,7 @@ from data_pipeline.params.spec import ParamSpec
 from data_pipeline.shards.mel_stats import MelStats
 from synthjax.cluster import sharding
 from synthjax.methods.examples import Batch, HostBatch, from_model_scale, to_model_scale
-from synthjax.methods.sampling import Sampling
+from synthjax.methods.sampling import Given, Sampling
 from synthjax.methods.task import KOscTask, SpectrogramTask, Task
 from synthjax.runs.architecture import Architecture
 from synthjax.runs.bundles import Bundle
@@ -38,15 +38,16 @@ def no_progress(count: int) -> None:
 def jit_sampler(architecture: Architecture, mesh: Mesh, sampling: Sampling) -> jax.stages.Wrapped:
     """A jitted (params, batch, stats) -> rows on [-1, 1] of the shape of ``batch["x0"]`` (B, *K, W), on every host.
 
-    The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB. It may hold ``known``, of
-    the shape of ``x0``: see ``Method.rows``.
+    The batch also holds what ``Task.inputs`` reads, such as ``mel_spec`` (B, C, M, F) in dB. It may hold ``known`` and
+    ``start``, of the shape of ``x0``, and ``keep`` (B,), equal for all: see ``Given``.
     """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     def sample(params: Any, batch: Batch, stats: Any) -> jax.Array:
         inputs = architecture.task.inputs(batch, stats)
         model = architecture.model(architecture.gathered(params, mesh))
-        return architecture.method.rows(model, inputs, batch["x0"], sampling, batch.get("known"))
+        given = Given(batch.get("known"), batch.get("start"), batch["keep"].max() if "keep" in batch else 0.0)
+        return architecture.method.rows(model, inputs, batch["x0"], sampling, given)
 
     return jax.jit(sample, in_shardings=(architecture.param_shardings(mesh), split, whole), out_shardings=whole)
 
@@ -159,13 +160,13 @@ class Model:
 
         Args:
           batches: this process's part of each batch: ``mel_spec`` (b, C, M, F) in dB, noise ``x0`` (b, *K, W), and
-            perhaps ``known``, see ``Method.rows``. The last batch is padded. Every other batch size is
-            compiled anew.
+            perhaps ``known``, ``start`` and ``keep``, see ``jit_sampler``. The last batch is padded. Every other batch
+            size is compiled anew.
           count: N.
           advance: see ``sample_batches``.
         """
         placement = sharding.batch_sharding(self.mesh)
-        names = ("mel_spec", "x0", "known")
+        names = ("mel_spec", "x0", "known", "start", "keep")
         placed = (
             sharding.place({name: batch[name] for name in names if name in batch}, placement) for batch in batches
         )
@@ -182,21 +183,25 @@ class Model:
         batch_size: int | None = None,
         advance: Advance = no_progress,
         known: Float[np.ndarray, " W"] | None = None,
+        start: tuple[Float[np.ndarray, " W"], float] | None = None,
     ) -> Float[np.ndarray, "N K W"]:
         """Rows in [0, 1] columns, not clipped, for spectrograms in dB and their noise.
 
         ``batch_size`` sounds are sampled at once; every other size is compiled anew. ``known`` has the values in [0, 1]
-        of columns that all rows shall have, to the bit, and NaN elsewhere.
+        of columns that all rows shall have, to the bit, and NaN elsewhere. ``start`` is a row in [0, 1], and how
+        much of it is kept, from 0 to 1.
         """
         sounds, draws, _ = x0.shape
         indices = self.batch_indices(sounds, batch_size or self.batch_size(sounds, draws))
         batches: Iterable[HostBatch] = ({"mel_spec": mels[index], "x0": x0[index]} for index in indices)
-        if known is None:
-            return self.sample(batches, sounds, advance)
-        scaled = to_model_scale(known)
-        batches = (batch | {"known": np.broadcast_to(scaled, batch["x0"].shape)} for batch in batches)
+        given = {} if known is None else {"known": to_model_scale(known)}
+        keep = 0.0
+        if start is not None:
+            given["start"], keep = to_model_scale(start[0]), start[1]
+        batches = (batch | _given(given, keep, batch["x0"].shape) for batch in batches)
         rows = self.sample(batches, sounds, advance)
-        return np.where(np.isnan(known), rows, known)  # The solver and the scale round, and only flows use them.
+        # The solver and the scale round, and only flows use what is known.
+        return rows if known is None else np.where(np.isnan(known), rows, known)
 
     def batch_indices(self, sounds: int, batch_size: int) -> Iterator[Int[np.ndarray, " b"]]:
         """The sounds of this process in each batch; padding repeats the last sound."""
@@ -215,6 +220,12 @@ class Model:
     def local_rows(self, batch_size: int) -> range:
         """The rows of a batch that this process holds."""
         return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), batch_size)
+
+
+def _given(rows: Mapping[str, Float[np.ndarray, " W"]], keep: float, shape: tuple[int, ...]) -> HostBatch:
+    """Rows on the model's scale as part of a batch with noise of this shape."""
+    batch = {name: np.broadcast_to(row, shape) for name, row in rows.items()}
+    return batch | {"keep": np.full(shape[0], keep, np.float32)} if "start" in rows else batch
 
 
 def _task_of(config: ml_collections.ConfigDict, workdir: Workdir) -> tuple[Task, MelStats | None]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from synthjax.methods.sampling import Part, Sampling, guided_field, sample_rows
+from synthjax.methods.sampling import Given, Part, Sampling, guided_field, sample_rows
 from synthjax.methods.solvers import DOPRI5, FIXED_STEPS, SOLVERS
 from synthjax.models import build_model
 from tests.synthjax.numpy_networks import filled
@@ -232,6 +232,19 @@ def test_known_columns_follow_the_straight_path_and_the_others_see_them_on_it(so
     known = np.full((3, 2), np.nan, np.float32)
     known[:2, 1] = [0.5, -0.25]  # Column 1 of the third row follows the field.
     settings = Sampling(solver, 10, 1e-6, guidance=2.0, guidance_interval=(0.3, 0.8))
-    rows = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings, jnp.asarray(known))
+    rows = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings, Given(known=jnp.asarray(known)))
     end = np.where(np.isnan(known[:, 1]), X[:, 1] + 100.0, known[:, 1])
     np.testing.assert_allclose(rows, np.stack([X[:, 0] + (X[:, 1] + end) / 2, end], axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["heun", DOPRI5])  # Exact on a straight line.
+@pytest.mark.parametrize("keep", [0.0, 0.25, 1.0])
+def test_the_field_begins_with_noise_and_start_at_the_time_of_keep(solver: str, keep: float) -> None:
+    settings, start = Sampling(solver, 10, 1e-6), np.float32([[0.5, 2.0], [-1.0, 0.0], [3.0, 1.0]])
+    given = Given(start=jnp.asarray(start), keep=jnp.asarray(keep))
+    rows = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings, given)
+    speed = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings)[:, 1] - X[:, 1]
+    begin = (1.0 - keep) * X + keep * start
+    end = begin[:, 1] + (1.0 - keep) * speed
+    expected = np.stack([begin[:, 0] + (1.0 - keep) * (begin[:, 1] + end) / 2, end], axis=1)
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-4)
