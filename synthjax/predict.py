@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 # The bundle that answers where no flag names a model or a library.
 DEFAULT_BUNDLE = "dexed"
+# The end of the name of a search that is not done yet, from which the same command goes on.
+SEARCH = ".search.npz"
 
 
 def main(argv: list[str]) -> int:
@@ -131,10 +134,17 @@ def predict_files(
                 predictor = predictor.locking_note(note_as_found, targets[0])
             found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):
-                interrupted = False
+                interrupted, about_one = False, {"sound": str(sounds[index]), **about}
                 if budget:
-                    prediction, interrupted = predictor.refine(sound.audio, prediction, budget, seed=f.seed)
-                files.write(names[index], prediction, {"sound": str(sounds[index]), **about})
+                    prediction, interrupted = predictor.refine(
+                        sound.audio,
+                        prediction,
+                        budget,
+                        seed=f.seed,
+                        keep=output / (names[index] + SEARCH),
+                        on_better=partial(files.write, names[index], about=about_one),
+                    )
+                files.write(names[index], prediction, about_one)
                 add_to_report(names[index], sound, prediction)
                 if interrupted:
                     raise KeyboardInterrupt

@@ -38,7 +38,7 @@ from synthjax.inference.candidates import (
     order,
 )
 from synthjax.inference.locks import Locks
-from synthjax.inference.refine import Budget, search_within
+from synthjax.inference.refine import Budget
 from synthjax.inference.refinement import Refinement
 from synthjax.inference.scoring import ScoredSound, Target, score, stored
 from synthjax.inference.start import Start
@@ -217,16 +217,22 @@ class Predictor:
         return [self.heard(sound, proposed, keep) for sound, proposed in zip(sounds, candidates, strict=True)]
 
     def refine(
-        self, sound: NDArray[np.floating], prediction: Prediction, budget: Budget, *, seed: int | None = None
+        self,
+        sound: NDArray[np.floating],
+        prediction: Prediction,
+        budget: Budget,
+        *,
+        seed: int | None = None,
+        **watching: Any,
     ) -> tuple[Prediction, bool]:
         """Searches from the candidates for a patch that sounds nearer to the target (2, T).
 
         The prediction is one of ``predict`` or ``rank``. Returns it, with the patch that was found in front if it is
-        better, and whether Ctrl-C ended the search. Raises UserError without a renderer.
+        better, and whether Ctrl-C ended the search. ``watching`` are the further arguments of ``Refinement.within``.
+        Raises UserError without a renderer.
         """
         with Refinement(self, sound, prediction, seed=seed) as refinement:
-            found = search_within(refinement.search, budget)
-            return refinement.prediction(found), found.interrupted
+            return refinement.within(budget, **watching)
 
     def heard(
         self, sound: NDArray[np.floating], candidates: Sequence[Candidate], keep: int | None = None

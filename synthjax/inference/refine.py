@@ -44,7 +44,10 @@ The score of a row beyond the limit may be any number beyond the limit: such a r
 
 @dataclass(frozen=True)
 class Budget:
-    """The length of a search: seconds, evaluations, or both; the first that is used up ends it."""
+    """The length of a search: seconds, evaluations, or both; the first that is used up ends it.
+
+    Of a search that goes on, the evaluations of before count too, the seconds of before do not.
+    """
 
     seconds: float = math.inf
     evaluations: float = math.inf
@@ -157,11 +160,11 @@ class Search:
             return self._refined(best[means.argmin()], float(means.min()))
         return self._refined(self._candidates[0], self._start_score)
 
-    def interrupted(self) -> Refined:
-        """The best row so far, without renders: where they differ, it scored lower than all renders of the start."""
+    def so_far(self) -> Refined:
+        """The best row, without renders: where they differ, it scored lower than all renders of the start."""
         if self.score < self._start_scores.min():
-            return replace(self._refined(self.row, self.score), interrupted=True)
-        return replace(self._refined(self._candidates[0], self._start_score), interrupted=True)
+            return self._refined(self.row, self.score)
+        return self._refined(self._candidates[0], self._start_score)
 
     def state(self) -> dict[str, Any]:
         """All that another search with the same candidates needs to go on from here: arrays, numbers and text."""
@@ -195,17 +198,17 @@ class Search:
         return scores
 
 
-def search_within(search: Search, budget: Budget) -> Refined:
+def search_within(search: Search, budget: Budget, watch: Callable[[], object] = lambda: None) -> Refined:
     """Goes on with a search until the budget would be exceeded. The result never scores worse than the first candidate.
 
-    The score's renderers should run already: the first renders set the pace. The start is always scored.
+    The score's renderers should run already: the first renders set the pace. The start is always scored. ``watch`` is
+    called after every generation.
 
     Raises:
       KeyboardInterrupt: before the start is scored. Later, an interruption ends the search, and the best row so far is
         returned.
     """
-    begin, before = monotonic(), search.evaluations
-    row_seconds = 0.0
+    begin, row_seconds = monotonic(), 0.0
 
     def timed(step: Callable[[], None]) -> float:
         """Takes a step; returns the seconds of each of its renders."""
@@ -215,16 +218,17 @@ def search_within(search: Search, budget: Budget) -> Refined:
 
     def has_room_for(rows: int) -> bool:
         seconds = monotonic() - begin + rows * row_seconds
-        return seconds <= budget.seconds and search.evaluations - before + rows <= budget.evaluations
+        return seconds <= budget.seconds and search.evaluations + rows <= budget.evaluations
 
     if not search.started:
         row_seconds = timed(search.start)
     try:
         while has_room_for(search.next_renders + search.final_renders):
             row_seconds = timed(search.advance)
+            watch()
         return search.result()
     except KeyboardInterrupt:
-        return search.interrupted()
+        return replace(search.so_far(), interrupted=True)
 
 
 class _Population:

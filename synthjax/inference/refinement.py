@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import zipfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.audio.coarse_features import CoarseFeatures
+from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError
 from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import REFINED, Candidate, Prediction, given, order
-from synthjax.inference.refine import Refined, Search
+from synthjax.inference.refine import Budget, Refined, Search, search_within
 from synthjax.inference.scoring import ScoreOf, Target, stored
 
 if TYPE_CHECKING:
     from synthjax.inference.predictor import Predictor
+
+# A running search is kept, and its best patch is given, at most this often.
+SECONDS_BETWEEN = 3.0
 
 
 class Refinement:
     """A ``Search`` from the candidates of a prediction, while the context lasts.
 
     with Refinement(predictor, sound, prediction) as refinement:
-        found = search_within(refinement.search, budget)
-        better = refinement.prediction(found)
+        better, interrupted = refinement.within(budget)
     """
 
     search: Search
@@ -64,6 +74,65 @@ class Refinement:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    def within(
+        self,
+        budget: Budget,
+        *,
+        keep: Path | None = None,
+        on_better: Callable[[Prediction], object] | None = None,
+    ) -> tuple[Prediction, bool]:
+        """Searches until the budget is used up. Returns the prediction, and whether Ctrl-C ended the search.
+
+        Args:
+          keep: a file from which the same search goes on, if it is there. It is written every few seconds, and removed
+            when the budget is used up.
+          on_better: is called every few seconds with a better prediction, if there is one.
+
+        Raises UserError where the file cannot be written.
+        """
+        if keep:
+            self._restore(keep)
+        told, since = math.inf, monotonic()
+
+        def watch() -> None:
+            nonlocal told, since
+            if monotonic() - since < SECONDS_BETWEEN:
+                return
+            if on_better and self.search.score < told:
+                told = self.search.score
+                on_better(self.prediction(self.search.so_far()))
+            if keep:
+                self._save(keep)
+            since = monotonic()
+
+        found = search_within(self.search, budget, watch)
+        if keep and found.interrupted:
+            self._save(keep)
+        elif keep:
+            keep.unlink(missing_ok=True)
+        return self.prediction(found), found.interrupted
+
+    def _restore(self, path: Path) -> None:
+        """Goes on with the search that a file keeps, if it is this one."""
+        try:
+            with np.load(path) as state:
+                if str(state["identity"]) == self._identity:
+                    self.search.restore(state)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return  # There is none, or it is damaged: the search begins anew.
+
+    def _save(self, path: Path) -> None:
+        make_folder(path.parent)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **self.search.state(), identity=self._identity)
+
+    @cached_property
+    def _identity(self) -> str:
+        """What the search depends on, as a hash."""
+        rows = np.stack([candidate.row for candidate in self._every])
+        about = json.dumps([self._seed, sorted(self._predictor.locks.values), self._predictor.sounding])
+        return hashlib.sha256(about.encode() + self._sound.tobytes() + rows.tobytes()).hexdigest()
 
     def prediction(self, found: Refined) -> Prediction:
         """The prediction, with a patch that was found in front if it is better."""

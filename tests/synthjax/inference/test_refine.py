@@ -161,7 +161,7 @@ def test_a_search_that_is_kept_goes_on_as_if_it_had_not_stopped(exact: bool, tmp
     with np.load(tmp_path / "search.npz") as state:
         second.restore(state)
     assert (second.score, second.evaluations) == (first.score, first.evaluations)
-    found = search_within(second, Budget(evaluations=400 - first.evaluations))
+    found = search_within(second, Budget(evaluations=400))
     np.testing.assert_array_equal(found.row, whole.row)
     assert (found.score, found.start_score, found.evaluations) == (whole.score, whole.start_score, whole.evaluations)
 

@@ -171,6 +171,23 @@ def test_locked_values_are_in_every_answer(path: Path, sounds: list[Path]) -> No
     assert locks.items() <= refined.values.items()
 
 
+@pytest.mark.slow
+def test_a_killed_refinement_goes_on_to_the_same_answer(path: Path, sounds: list[Path], tmp_path: Path) -> None:
+    flags = ("synthjax.predict", sounds[0], f"--library={path}", "--refine_evaluations=1000", "--lock=algorithm=7")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run_cli(*flags, f"--output={whole}").returncode == 0
+    kept = broken / f"{sounds[0].stem}.search.npz"
+    with started(["-m", *flags, f"--output={broken}"], tmp_path / "stderr") as process:
+        wait_until(kept.exists, process)
+        process.kill()
+        process.wait()
+    answer = broken / f"{sounds[0].stem}.json"
+    assert json.loads(answer.read_text())["chosen"] == REFINED  # The best so far.
+    assert run_cli(*flags, f"--output={broken}").returncode == 0
+    assert json.loads(answer.read_text()) == json.loads((whole / answer.name).read_text())
+    assert not kept.exists()
+
+
 def test_a_mixture_keeps_its_rows(tmp_path: Path) -> None:
     folder = tmp_path / "known"
     folder.mkdir()
