@@ -14,7 +14,7 @@ exit code is 1.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,13 @@ from data_pipeline.render.patch_renderer import PatchRenderer
 from data_pipeline.shards.mel_stats import STATS_FILE, load_stats
 from synthjax.cluster import distributed, jax_settings
 from synthjax.inference import candidate_flags, renderer_flags
+from synthjax.inference.candidates import Candidate, Prediction
 from synthjax.inference.files import PredictionFiles
+from synthjax.inference.morph import morph
 from synthjax.inference.predictor import Predictor
 from synthjax.inference.sound_paths import find_sounds, require_apart, result_names
 from synthjax.inference.target_note import estimate_note, octave_remark
+from synthjax.inference.variations import variations
 from synthjax.report.entries import described
 from synthjax.report.prediction import prediction_report
 from synthjax.runs import model_flags
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> int:
     spec = candidate_flags.spec_of(model, library)
     given = candidate_flags.given(spec)
     with _renderer(spec) as renderer:
+        if renderer is None and (f.variations or f.morph):
+            raise cli.UserError("--variations and --morph are chosen by their sounds, which needs a renderer")
         libraries = candidate_flags.libraries(library, spec, renderer)
         predictor = Predictor(model, renderer, *libraries, locks=given.locks, start=given.start)
         faults = predict_files(predictor, sounds, output, given.note_as_found)
@@ -146,10 +151,30 @@ def predict_files(
                     )
                 files.write(names[index], prediction, about_one)
                 add_to_report(names[index], sound, prediction)
+                for name, patch in further(predictor, sound, prediction, f.seed):
+                    files.write(f"{names[index]}-{name}", Prediction(predictor.spec, (patch,), patch.origin), about_one)
                 if interrupted:
                     raise KeyboardInterrupt
                 advance(1)
     return faults
+
+
+def further(
+    predictor: Predictor, sound: LoadedSound, prediction: Prediction, seed: int | None
+) -> Iterator[tuple[str, Candidate]]:
+    """The variations and the morph of an answer that the flags ask for, each with the end of its files' names."""
+    f, best = flags.FLAGS, prediction.best
+    if not (f.variations or f.morph):
+        return
+    assert predictor.renderer is not None
+    locked = predictor.locks.values.keys()
+    if f.variations:
+        made = variations(best, f.variations, f.amount, predictor.renderer, seed=predictor.seed(seed), locked=locked)
+        yield from ((f"variation-{number}", one) for number, one in enumerate(made, 1))
+    if f.morph:
+        [start] = predictor.started(sound.audio)
+        made = morph(start, best, f.morph, predictor.renderer)
+        yield from ((f"morph-{number}", one) for number, one in enumerate(made, 1))
 
 
 def _load(sound: Path, faults: list[str]) -> LoadedSound | None:

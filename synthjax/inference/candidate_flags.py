@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from synthjax.runs.model import Model
 
 
+# A morph has its two ends and a patch between them at least.
+MORPH_LEAST = 3
+
+
 @dataclass(frozen=True)
 class Given:
     """The start, locked values by parameter name, and the parameters of the note that are locked as they are found."""
@@ -49,7 +53,14 @@ def define(*, candidates: int) -> None:
 
 
 def define_given() -> None:
-    """Defines --lock, --start and --keep."""
+    """Defines --lock, --start, --keep, --variations, --amount and --morph."""
+    flags.DEFINE_integer("variations", 0, "Variations of each answer to write beside it.", lower_bound=0)
+    flags.DEFINE_float(
+        "amount", 0.3, "How far variations are from the answer, at most 1.", lower_bound=0.01, upper_bound=1.0
+    )
+    flags.DEFINE_integer(
+        "morph", 0, "Patches from --start to each answer to write beside it, in steps that sound alike.", lower_bound=0
+    )
     flags.DEFINE_multi_string(
         "lock",
         [],
@@ -67,10 +78,14 @@ def define_given() -> None:
 
 
 def given(spec: ParamSpec) -> Given:
-    """What --lock, --start and --keep say. Raises UserError."""
+    """What --lock, --start and --keep say. Raises UserError, also for flags about them that cannot be."""
     f = flags.FLAGS
     if f["keep"].present and not f.start:
         raise UserError(f"--keep={f.keep:g} would be ignored: name a preset with --start")
+    if f["amount"].present and not f.variations:
+        raise UserError(f"--amount={f.amount:g} would be ignored: say how many with --variations")
+    if f.morph and (not f.start or f.morph < MORPH_LEAST):
+        raise UserError(f"--morph={f.morph}: a morph goes from --start to the answer, in {MORPH_LEAST} patches or more")
     start = read_start(f.start, spec, f.keep) if f.start else None
     if start and start.is_answer and budget():
         raise UserError("--keep=1 keeps the start as it is: leave out --refine and --refine_evaluations")

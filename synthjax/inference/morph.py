@@ -1,68 +1,85 @@
 """A morph: patches between two, placed so that the steps sound alike in size.
 
-Many patches on a path from the one to the other are rendered. Numbers move along straight lines, and categories change
-one after the other. Of the rendered patches those are kept whose steps have the least sum of squared MSS. A step that
-is twice as large counts four times, so the steps come out as even as the path allows.
+On a straight line between two patches a few values make nearly all of the change, such as an algorithm or a ratio of
+frequencies. So many patches between the two are mixed at random and rendered. Each has a share of the last, which grows
+along the morph. Of these those are kept whose steps have the least sum of a high power of their size.
 
-Shapes: W row width, N patches on the path, K patches kept.
+Shapes: W row width, N patches that are mixed, K patches kept, E pooled numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
-from data_pipeline.audio.metrics import Spectrograms, mss_spectrograms, spectrogram_distance
+from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
 from data_pipeline.params.kinds import Categorical
+from data_pipeline.params.mixture import Modules
 from data_pipeline.params.spec import ParamSpec
 from data_pipeline.render.patch_renderer import PatchRenderer
+from data_pipeline.synths.choice import panel_of
 from synthjax.inference.candidates import Candidate, given
+from synthjax.retrieval.embedding import pooled
 
-# Patches on the path for each one that is kept.
-DENSITY = 6
+# Patches that are mixed for each one that is kept.
+MIXED = 32
+# The power of the steps' sizes. With a lower one a single step has most of the change, with a higher one the morph
+# takes detours (docs/results.md).
+POWER = 6
 
 
-def morph(first: Candidate, last: Candidate, count: int, renderer: PatchRenderer) -> list[Candidate]:
+def morph(first: Candidate, last: Candidate, count: int, renderer: PatchRenderer, *, seed: int = 0) -> list[Candidate]:
     """``count`` patches from the first to the last, both among them, rendered; ``count`` is at least 2.
 
-    Raises UserError where a patch cannot be rendered.
+    Raises UserError where neither end can be rendered.
     """
-    spec = renderer.synth.spec
-    patches = [between(first, last, place, spec) for place in np.linspace(0.0, 1.0, DENSITY * count)]
+    spec, rng = renderer.synth.spec, np.random.default_rng(seed)
+    modules = Modules.of(spec, panel_of(spec))
+    shares = np.sort(rng.random(MIXED * count))
+    patches = [first, *(mixed(first, last, share, spec, modules, rng) for share in shares), last]
     asked = ((number, given(one, spec)) for number, one in enumerate(patches))
     rendered = sorted(renderer.render(asked, measure=_heard), key=lambda one: one.key)
-    if lost := [one for one in rendered if one.measured is None]:
-        raise UserError(f"a patch between the two cannot be rendered: {lost[0].fault}")
-    steps = np.zeros((len(rendered), len(rendered)))
-    for one, other in combinations(rendered, 2):
-        steps[one.key, other.key] = spectrogram_distance(one.measured[1], other.measured[1])
-    return [replace(patches[number], audio=rendered[number].measured[0]) for number in evenly(steps, count)]
+    rendered = [one for one in rendered if one.measured is not None]
+    if not rendered or (rendered[0].key, rendered[-1].key) != (0, len(patches) - 1):
+        raise UserError("one of the two patches cannot be rendered: there is no morph")
+    sounds = np.stack([one.measured[1] for one in rendered]).astype(np.float32)
+    steps = np.stack([np.abs(sounds - sound).mean(axis=1) for sound in sounds])
+    kept = [rendered[number] for number in evenly(steps, count)]
+    return [replace(patches[one.key], origin=f"a morph, {n}", audio=one.measured[0]) for n, one in enumerate(kept, 1)]
 
 
-def between(first: Candidate, last: Candidate, place: float, spec: ParamSpec) -> Candidate:
-    """The patch at a place from 0, the first, to 1, the last; the base patch changes in the middle."""
-    categories = [one.name for one in spec.synth_params if isinstance(one, Categorical)]
-    differing = [name for name in categories if (first.row != last.row)[spec.slices[name]].any()]
-    row = (1.0 - place) * first.row + place * last.row
-    for number, name in enumerate(differing):
-        side = last if place * len(differing) >= number + 0.5 else first
-        row[spec.slices[name]] = side.row[spec.slices[name]]
-    return Candidate(row.astype(np.float32), "a morph", base=(last if place >= 0.5 else first).base)
+def mixed(
+    first: Candidate, last: Candidate, share: float, spec: ParamSpec, modules: Modules, rng: np.random.Generator
+) -> Candidate:
+    """A patch between two, of which a share is the last's: whole modules, single values, or the numbers in part.
+
+    The note and the base patch change in the middle.
+    """
+    of_module, of_value, way = rng.random(len(modules.fitting)), rng.random(len(spec.synth_params)), rng.integers(3)
+    row = (last if share >= 0.5 else first).row.astype(np.float64)
+    for number, parameter in enumerate(spec.synth_params):
+        columns = spec.slices[parameter.name]
+        part = float(of_module[modules.of_column[columns.start]] < share)
+        if way == 1:
+            part = float(of_value[number] < share)
+        elif way == 2 and not isinstance(parameter, Categorical):
+            part = share
+        row[columns] = (1.0 - part) * first.row[columns] + part * last.row[columns]
+    return Candidate(row.astype(np.float32), "a morph", base=(last if share >= 0.5 else first).base)
 
 
 def evenly(steps: Float[np.ndarray, "N N"], count: int) -> list[int]:
-    """The numbers of K patches from the first to the last of N whose steps have the least sum of squares.
+    """The numbers of K patches from the first to the last of N whose steps have the least sum of powers.
 
     ``steps[i, j]`` is the distance from i to a later j. Found by dynamic programming.
     """
     size = len(steps)
     later = np.triu(np.ones((size, size), bool), 1)
-    cost = np.where(later, np.square(steps), np.inf)
+    cost = np.where(later, steps.astype(np.float64) ** POWER, np.inf)
     total = np.where(np.arange(size) == 0, 0.0, np.inf)
     before: list[NDArray[np.int64]] = []
     for _ in range(count - 1):
@@ -75,6 +92,6 @@ def evenly(steps: Float[np.ndarray, "N N"], count: int) -> list[int]:
     return chosen[::-1]
 
 
-def _heard(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], Spectrograms]:
+def _heard(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], UInt8[np.ndarray, " E"]]:
     """Runs in a render worker."""
-    return audio, [spectrogram.astype(np.float32) for spectrogram in mss_spectrograms(audio)]
+    return audio, pooled(mel_spectrogram(audio))

@@ -123,7 +123,7 @@ class Predictor:
         """
         if not sounds:
             return []
-        started = [self._started(sound) for sound in sounds]
+        started = [self.started(sound) for sound in sounds]
         if self.start and self.start.is_answer:
             return self.rank(sounds, started, candidates)
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
@@ -185,7 +185,7 @@ class Predictor:
         found.locks = Locks(self.spec, {**self.locks.values, **{name: note[name] for name in names}})
         return found
 
-    def _started(self, sound: NDArray[np.floating]) -> list[Candidate]:
+    def started(self, sound: NDArray[np.floating]) -> list[Candidate]:
         """The start, if there is one, played with an estimate of the target's note."""
         if self.start is None:
             return []
