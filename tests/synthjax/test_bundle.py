@@ -79,6 +79,7 @@ def test_what_cannot_be_bundled_is_refused(index: Path, bundle: Path, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_targets_are_answered_in_all_ways(bundle: Path, tmp_path: Path) -> None:
     flags = (f"--bundle={bundle}", "--targets=drawn", "--rows=3", "--candidates=4", "--refine_evaluations=40")
     result = run_cli("synthjax.evaluate", *flags, f"--output={tmp_path}")
@@ -100,6 +101,7 @@ def test_targets_are_answered_in_all_ways(bundle: Path, tmp_path: Path) -> None:
     assert_usage_error(other, "has measurements of another evaluation")
 
 
+@pytest.mark.slow
 def test_targets_may_be_preset_files(bundle: Path, sound: Path, tmp_path: Path) -> None:
     assert run_cli("synthjax.predict", sound, f"--bundle={bundle}", f"--output={tmp_path / 'p'}").returncode == 0
     folder = tmp_path / "presets"

@@ -30,6 +30,8 @@ from synthjax.runs.model import Model
 from synthjax.runs.workdir import Workdir
 from tests.helpers import RENDER_SUBTRACTIVE, REPOSITORY, assert_usage_error, run_cli, started, tiny_flags, wait_until
 
+pytestmark = pytest.mark.slow
+
 SPEC = load_spec("subtractive")
 SOUNDS = 8
 # Sounds that candidates are rendered and ranked for.
@@ -114,7 +116,6 @@ def test_candidates_are_ranked_by_sound(heard) -> None:
         assert prediction.best.score == score(prediction.best.distances)
 
 
-@pytest.mark.slow
 def test_more_candidates_sound_nearer(heard, workdir: Path, targets: list[np.ndarray]) -> None:
     means = [scores_of_first(heard, workdir, targets, count).mean() for count in (1, 3, 8)]
     assert means[0] > means[1] > means[2]
@@ -128,13 +129,11 @@ def parameter_error(workdir: Path, targets: list[np.ndarray], true: np.ndarray, 
     return float(np.square(rows.clip(0, 1) - true).mean())
 
 
-@pytest.mark.slow
 def test_the_medoid_beats_a_single_draw_on_parameters(workdir: Path, data: Path, targets: list[np.ndarray]) -> None:
     true = ShardReader(data / "test.h5").read_rows(PARAM_ARRAY, np.arange(HEARD))
     assert parameter_error(workdir, targets, true, 16) < parameter_error(workdir, targets, true, 1)
 
 
-@pytest.mark.slow
 def test_on_64_sounds_candidates_and_medoid_keep_their_promises(workdir: Path, renderer: PatchRenderer) -> None:
     true = SPEC.sample(7, range(64), [0] * 64)
     rendered = sorted(renderer.render(enumerate(true)), key=lambda patch: patch.key)
@@ -146,7 +145,6 @@ def test_on_64_sounds_candidates_and_medoid_keep_their_promises(workdir: Path, r
     assert parameter_error(workdir, sounds, true, 16) < parameter_error(workdir, sounds, true, 1)
 
 
-@pytest.mark.slow
 def test_a_sounds_prediction_does_not_depend_on_its_neighbours(workdir: Path, targets: list[np.ndarray]) -> None:
     predictor = Predictor.from_workdir(workdir)
     alone = predictor.predict(targets[3:4], candidates=3)[0]
@@ -155,7 +153,6 @@ def test_a_sounds_prediction_does_not_depend_on_its_neighbours(workdir: Path, ta
         np.testing.assert_allclose(mine.row, theirs.row, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_refinement_lowers_the_distance(
     workdir: Path, renderer: PatchRenderer, heard, targets: list[np.ndarray]
 ) -> None:
@@ -305,7 +302,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_to_the_same_figures(evaluation: Path, workdir: Path, tmp_path: Path) -> None:
     command = ["-m", "synthjax.evaluate", f"--workdir={workdir}", "--render", f"--output={tmp_path}"]
     with started(command, tmp_path / "stderr") as process:
@@ -314,7 +310,6 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(evaluation: Path, workd
     assert per_sample(tmp_path) == per_sample(evaluation)
 
 
-@pytest.mark.slow
 def test_sounds_from_elsewhere(workdir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "found sounds"
     (folder / "sub").mkdir(parents=True)
@@ -335,7 +330,6 @@ def test_sounds_from_elsewhere(workdir: Path, tmp_path: Path) -> None:
     assert list(metrics["details"]["differences"]) == ["prediction - random"]
 
 
-@pytest.mark.slow
 def test_stored_spectrograms_and_sounds_give_the_same_rows(evaluation: Path, workdir: Path, data: Path) -> None:
     """What evaluate samples from the split's spectrograms is what the model says of them."""
     with h5py.File(evaluation / "predictions.h5") as file:

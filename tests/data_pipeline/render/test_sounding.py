@@ -76,6 +76,7 @@ def test_a_row_never_depends_on_the_rows_before_it(
     assert len(opened) == 2 + rang + sum(levels(spec, index)[0] <= THIRD for index in range(1, 8))
 
 
+@pytest.mark.slow
 def test_a_patch_that_sounds_in_a_fresh_instance_is_refused_and_the_next_one_drawn(
     tmp_path: Path, spec: ParamSpec, opened: list[ScriptedSynth]
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_patch_that_sounds_in_a_fresh_instance_is_refused_and_the_next_one_dra
     assert len(opened) == 1 + len(refused)  # Each was tried once in a fresh instance.
 
 
+@pytest.mark.slow
 def test_redraws_are_bounded(tmp_path: Path, spec: ParamSpec, opened: list[ScriptedSynth]) -> None:
     announced: list[Attempt] = []
     with pytest.raises(NothingAcceptedError, match=r"sample 4 \(refused in its batch: 10 sounding before the note\)"):

@@ -69,6 +69,7 @@ def test_a_library_holds_the_rows_that_shards_of_its_seed_would(path: Path) -> N
     assert near.max() < 1.0  # Half a step, and the float16 of shards.
 
 
+@pytest.mark.slow
 def test_shards_need_not_be_rendered_again(path: Path, tmp_path: Path) -> None:
     """Rows of a seed are kept as attempts, those of shards that do not say their seed as they are."""
     shards, mine, theirs = tmp_path / "shards", tmp_path / "mine.index", tmp_path / "theirs.index"
@@ -93,6 +94,7 @@ def test_shards_need_not_be_rendered_again(path: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_gives_the_same_file_as_two_workers(path: Path, tmp_path: Path) -> None:
     other, log = tmp_path / "other.index", tmp_path / "other.index.partial"
     arguments = ["synthjax.library", "build", other, f"--rows={ROWS}", "--workers=1"]
