@@ -8,16 +8,23 @@ recordings are. Model, spec and precision are those of the bundle. Values: confi
 
 import ml_collections
 
-from synthjax.configs import flow_dexed
+from synthjax.configs import flow_dexed, important
 from synthjax.runs.bundles import read_bundle
 
 
 def get_config(bundle: str = "") -> ml_collections.ConfigDict:
     """A tenth of the learning rate for 1,000 steps; without a bundle, with a new model of configs/flow_dexed.py."""
-    c = read_bundle(bundle).config() if bundle else flow_dexed.get_config()
+    c = flow_dexed.get_config()
+    if bundle:
+        given = read_bundle(bundle)
+        if not given.has_model:
+            raise ValueError(f"{bundle} holds no model, only a library")
+        c = given.config()
+        c.data = {**important.get_config().data.to_dict(), **c.data.to_dict()}  # A run on shards lacks some values.
     c.start_from = bundle
 
     c.data.source = "render"
+    c.data.cache = "none"
     for way, likely in {"detune": 0.3, "cut": 0.2, "room": 0.3, "noise": 0.3, "equaliser": 0.5, "codec": 0.1}.items():
         c.data.corruption[way] = likely
     c.optim.lr /= 10

@@ -15,14 +15,17 @@ would type. Every round has a folder under --workdir; started again, the command
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
+from data_pipeline.audio.sound_files import load_sound
 from data_pipeline.console import cli
 from data_pipeline.console.atomic import atomic_path, make_folder
 from data_pipeline.console.cli import UserError, run_command
@@ -33,6 +36,7 @@ from synthjax.runs.bundles import Bundle, read_bundle
 FLAGS = flags.FLAGS
 # The folders of the recordings, and the part that is held out.
 LEARNT, HELD_OUT, PART = "learnt", "held_out", 0.25
+SETTINGS = "settings.json"
 # The distance of the held-out recordings by which the rounds are compared: MSS in dB over the time they sound.
 METRIC = "mss_sounding"
 # The model's draws by which a held-out recording is judged.
@@ -41,9 +45,9 @@ DRAWS = 32
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the package: its module, its arguments, and the file that is there once it is done, if there is one.
+    """A command of the package: its module, its arguments, and a file that is there once it is done.
 
-    Training knows itself when it is done.
+    Training knows itself when it is done: it has no such file.
     """
 
     module: str
@@ -52,7 +56,12 @@ class Command:
 
     def run(self) -> int:
         """Runs the command unless it is done; returns its exit code."""
-        return 0 if self.done and self.done.exists() else run_command(self.module, self.arguments)
+        if self.done and self.done.exists():
+            return 0
+        code = run_command(self.module, self.arguments)
+        if self.done and code == 0:
+            self.done.touch()
+        return code
 
 
 @dataclass(frozen=True)
@@ -64,16 +73,18 @@ class Round:
         answers to the held-out recordings. Round 0 has the last alone.
       model: the flag that names the model.
       bundle: the bundle of the model.
+      rate: the learning rate of all rounds.
     """
 
     folder: Path
     model: str
     bundle: str
+    rate: float
 
     def judged(self, recordings: Path) -> Command:
         """The command that answers the held-out recordings."""
         flags = [self.model, f"--targets={recordings}", f"--candidates={DRAWS}", f"--output={self.figures.parent}"]
-        return Command("synthjax.evaluate", flags, self.figures)
+        return Command("synthjax.evaluate", flags, self.figures.with_name("done"))
 
     @property
     def figures(self) -> Path:
@@ -91,15 +102,15 @@ class Round:
         """The round after this one, and the commands that make its model and judge it."""
         folder = workdir / f"round-{number}"
         run, answers, bundled = folder / "run", folder / "answers", folder / "model.zip"
-        later = Round(folder, f"--workdir={run}", f"{bundled}")
-        last = max((workdir / LEARNT).iterdir()).stem  # ``predict`` goes through a folder in order.
+        later = Round(folder, f"--workdir={run}", f"{bundled}", self.rate)
         answered = ["--candidates=8", f"--refine_evaluations={FLAGS.refine_evaluations}", f"--output={answers}"]
-        trained = [f"--config.data.prior={answers}", f"--config.train.steps={FLAGS.steps}", f"--workdir={run}"]
+        rates = [f"--config.optim.lr={self.rate:g}", f"--config.optim.final_lr={self.rate / 100:g}"]
+        trained = [f"--config.data.prior={answers}", f"--config.train.steps={FLAGS.steps}", *rates, f"--workdir={run}"]
         commands = [
             Command(
                 "synthjax.predict",
                 [f"{workdir / LEARNT}", self.model, *library, *answered],
-                answers / f"{last}.json",
+                answers / "done",
             ),
             Command("synthjax.train", [f"--config=configs/adapted.py:{self.bundle}", *trained]),
             Command("synthjax.bundle", ["export", f"{bundled}", later.model], bundled),
@@ -118,13 +129,16 @@ def main(argv: list[str]) -> int:
     bundle = read_bundle(FLAGS.bundle)
     if not bundle.has_model:
         raise UserError(f"--bundle={FLAGS.bundle} holds no model, only a library: there is nothing to train further")
-    learnt, held_out = split(find_sounds(argv[1:]))
+    learnt, held_out = split(readable(find_sounds(argv[1:])))
     make_folder(workdir)
+    require_same(workdir / SETTINGS, settings_of(bundle, [*learnt, *held_out]))
     copied(learnt, workdir / LEARNT)
     copied(held_out, workdir / HELD_OUT)
     library = _library(bundle, workdir)
     print(f"{len(learnt)} recordings are learnt from, {len(held_out)} are held out")
-    return adapt(Round(workdir / "round-0", f"--bundle={FLAGS.bundle}", FLAGS.bundle), workdir, library, output)
+    rate = bundle.config().optim.lr / 10
+    start = Round(workdir / "round-0", f"--bundle={FLAGS.bundle}", FLAGS.bundle, rate)
+    return adapt(start, workdir, library, output)
 
 
 def adapt(start: Round, workdir: Path, library: list[str], output: Path) -> int:
@@ -151,6 +165,38 @@ def adapt(start: Round, workdir: Path, library: list[str], output: Path) -> int:
 def first_fault(commands: Iterable[Command]) -> int:
     """Runs commands one after the other until one fails; returns its exit code, or 0."""
     return next(filter(None, (command.run() for command in commands)), 0)
+
+
+def readable(recordings: Sequence[Path]) -> list[Path]:
+    """The recordings that are sounds; prints why others are left out."""
+    found = []
+    for path in recordings:
+        try:
+            load_sound(path)
+            found.append(path)
+        except UserError as error:
+            print(f"left out: {error}")
+    return found
+
+
+def settings_of(bundle: Bundle, recordings: Sequence[Path]) -> dict[str, Any]:
+    """What the rounds depend on, as JSON values."""
+    return {
+        "bundle": bundle.about["sha256"],
+        "recordings": sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in recordings),
+        "steps": FLAGS.steps,
+        "refine_evaluations": FLAGS.refine_evaluations,
+    }
+
+
+def require_same(path: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of an adaptation, or raises UserError if the folder has another one."""
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if changed := [name for name, value in settings.items() if before.get(name) != value]:
+            raise UserError(f"{path.parent} has an adaptation with another {changed[0]}: choose another --workdir")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def split(recordings: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -119,7 +119,8 @@ def add(path: Path) -> None:
     index, settings = read_index(path), _settings()
     if settings.synth.spec.content_hash != index.spec.content_hash:
         raise UserError(f"{path} has patches of spec {index.spec.name}, not of {settings.synth.spec.name}")
-    made = _made(path, settings, sum(len(source) for source in index.sources if _same_draw(source, settings)))
+    drawn = [source.about["first"] + len(source) for source in index.sources if _same_draw(source, settings)]
+    made = _made(path, settings, max(drawn, default=0))
     if made.synth != index.synth:
         raise UserError(f"{path} has sounds of {' '.join(index.synth)}, this is {' '.join(made.synth)}")
     write_index(path, index.with_sources(made.sources, index.embedding.codes(made.sounds)))
@@ -129,7 +130,8 @@ def add(path: Path) -> None:
 
 def _settings() -> RenderSettings:
     taken = next((name for name in ("presets", "shards") if FLAGS[name].value), None)
-    for name in ("rows", "prior", "seed", "held") if taken else ():
+    ignored = {"presets": (), "shards": ("plugin", "allow_other_version")}
+    for name in ("rows", "prior", "seed", "held", *ignored[taken]) if taken else ():
         if FLAGS[name].present:
             raise UserError(f"{FLAGS[name].serialize()} would be ignored: --{taken} are taken as they are")
     if FLAGS.presets and FLAGS.shards:

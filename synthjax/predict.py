@@ -9,12 +9,16 @@ sounds banks/1.syx holds the best answer to each. Another VST3 plugin's preset i
 synthesizer is installed, the candidates are rendered and ranked by how near they sound to the target, and NAME.wav is
 the render. report.html shows and plays all. A sound or a folder that cannot be read is reported and left out; then the
 exit code is 1.
+
+--lock holds values in all answers, --start begins with a preset, --refine searches for a nearer patch, --variations and
+--morph write further patches beside each answer (NAME-variation-1, NAME-morph-1). NAME.search.npz keeps a search that
+was stopped: the same command goes on with it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -78,8 +82,9 @@ def main(argv: list[str]) -> int:
         if renderer is None and (f.variations or f.morph):
             raise cli.UserError("--variations and --morph are chosen by their sounds, which needs a renderer")
         libraries = candidate_flags.libraries(library, spec, renderer)
-        predictor = Predictor(model, renderer, *libraries, locks=given.locks, start=given.start)
-        faults = predict_files(predictor, sounds, output, given.note_as_found)
+        start = given.start if f.keep > 0.0 else None
+        predictor = Predictor(model, renderer, *libraries, locks=given.locks, start=start)
+        faults = predict_files(predictor, sounds, output, given)
     predicted = len(sounds) - len(faults)
     left_out += faults
     if left_out:
@@ -109,17 +114,15 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
 
 
 def predict_files(
-    predictor: Predictor, sounds: Sequence[Path], output: Path, note_as_found: Collection[str] = ()
+    predictor: Predictor, sounds: Sequence[Path], output: Path, given: candidate_flags.Given
 ) -> list[str]:
-    """Writes the results of every sound that can be read; returns an error message for each of the others.
-
-    The parameters of the note in ``note_as_found`` are locked at the estimate of each sound's.
-    """
+    """Writes the results of every sound that can be read; returns an error message for each of the others."""
     f = flags.FLAGS
     files = PredictionFiles(output, predictor.spec, predictor.renderer)
     about = predictor.about(f.seed)
     about |= candidate_flags.about()
-    at_once = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model and not note_as_found else 1
+    batch_size = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
+    at_once = 1 if given.note_as_found else batch_size
     names = result_names(sounds)
     budget = candidate_flags.budget()
     faults: list[str] = []
@@ -135,9 +138,9 @@ def predict_files(
                 if remark := octave_remark(estimate_note(sound.audio), predictor.spec):
                     print(f"{sounds[index].name}: {remark}", file=sys.stderr)
             targets = [sound.audio for sound in loaded.values()]
-            if note_as_found and targets:
-                predictor = predictor.locking_note(note_as_found, targets[0])
-            found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=at_once)
+            if given.note_as_found and targets:
+                predictor = predictor.locking_note(given.note_as_found, targets[0])
+            found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=batch_size)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):
                 interrupted, about_one = False, {"sound": str(sounds[index]), **about}
                 if budget:
@@ -151,29 +154,34 @@ def predict_files(
                     )
                 files.write(names[index], prediction, about_one)
                 add_to_report(names[index], sound, prediction)
-                for name, patch in further(predictor, sound, prediction, f.seed):
-                    files.write(f"{names[index]}-{name}", Prediction(predictor.spec, (patch,), patch.origin), about_one)
                 if interrupted:
                     raise KeyboardInterrupt
+                try:
+                    for name, patch in further(predictor, sound, prediction, given):
+                        own = Prediction(predictor.spec, (patch,), patch.origin)
+                        files.write(f"{names[index]}-{name}", own, about_one, in_banks=False)
+                except cli.UserError as error:
+                    faults.append(f"{sounds[index].name}: {error}")
                 advance(1)
     return faults
 
 
 def further(
-    predictor: Predictor, sound: LoadedSound, prediction: Prediction, seed: int | None
+    predictor: Predictor, sound: LoadedSound, prediction: Prediction, given: candidate_flags.Given
 ) -> Iterator[tuple[str, Candidate]]:
     """The variations and the morph of an answer that the flags ask for, each with the end of its files' names."""
     f, best = flags.FLAGS, prediction.best
     if not (f.variations or f.morph):
         return
     assert predictor.renderer is not None
-    locked = predictor.locks.values.keys()
+    locked, seed = predictor.locks.values.keys(), predictor.seed(f.seed)
     if f.variations:
-        made = variations(best, f.variations, f.amount, predictor.renderer, seed=predictor.seed(seed), locked=locked)
+        made = variations(best, f.variations, f.amount, predictor.renderer, seed=seed, locked=locked)
         yield from ((f"variation-{number}", one) for number, one in enumerate(made, 1))
     if f.morph:
-        [start] = predictor.started(sound.audio)
-        made = morph(start, best, f.morph, predictor.renderer)
+        assert given.start
+        start = predictor.played(given.start, sound.audio)
+        made = morph(start, best, f.morph, predictor.renderer, seed=seed)
         yield from ((f"morph-{number}", one) for number, one in enumerate(made, 1))
 
 

@@ -16,7 +16,6 @@ from absl import flags
 from data_pipeline.console import cli, config_flag
 from synthjax.cluster import distributed, jax_settings
 from synthjax.runs import cloud_runs
-from synthjax.runs.bundles import read_bundle
 from synthjax.runs.check_config import parse_window
 from synthjax.runs.checkpoints import Checkpoints
 from synthjax.runs.workdir import Workdir
@@ -25,7 +24,7 @@ from synthjax.training.display import TrainingDisplay
 from synthjax.training.interrupts import StopRequest
 from synthjax.training.logbook import Logbook
 from synthjax.training.saving import Saver
-from synthjax.training.setup import Run, describe_start, load_data, restore_or_init, set_up
+from synthjax.training.setup import Run, base_of, describe_start, load_data, restore_or_init, set_up
 from synthjax.training.trainer import NonFinite
 from synthjax.training.validation import LoggedValidation
 from synthjax.training.writers import Writers
@@ -43,8 +42,8 @@ def main(argv: list[str]) -> int:
 
 def train(config: ml_collections.ConfigDict, workdir: Workdir) -> int:
     """Trains ``config`` in ``workdir``, from its latest checkpoint if it has one; returns the exit code."""
-    base = read_bundle(config.start_from) if config.get("start_from") and not workdir.config.exists() else None
-    saved = workdir.read_stats() if workdir.stats.exists() else base.stats() if base else None
+    base = base_of(config)
+    saved = workdir.read_stats() if workdir.stats.exists() else base().stats() if base else None
     run, steps, main_process = set_up(config, saved), config.train.steps, distributed.is_main()
     with ExitStack() as stack:
         enter = stack.enter_context

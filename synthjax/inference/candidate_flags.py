@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A morph has its two ends and a patch between them at least.
 MORPH_LEAST = 3
+# Variations of an answer, and patches of a morph, at most.
+MOST_MADE = 64
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,18 @@ def define(*, candidates: int) -> None:
 
 def define_given() -> None:
     """Defines --lock, --start, --keep, --variations, --amount and --morph."""
-    flags.DEFINE_integer("variations", 0, "Variations of each answer to write beside it.", lower_bound=0)
+    flags.DEFINE_integer(
+        "variations", 0, "Variations of each answer to write beside it.", lower_bound=0, upper_bound=MOST_MADE
+    )
     flags.DEFINE_float(
         "amount", 0.3, "How far variations are from the answer, at most 1.", lower_bound=0.01, upper_bound=1.0
     )
     flags.DEFINE_integer(
-        "morph", 0, "Patches from --start to each answer to write beside it, in steps that sound alike.", lower_bound=0
+        "morph",
+        0,
+        "Patches from --start to each answer to write beside it, in steps that sound alike.",
+        lower_bound=0,
+        upper_bound=MOST_MADE,
     )
     flags.DEFINE_multi_string(
         "lock",
@@ -71,7 +79,7 @@ def define_given() -> None:
     flags.DEFINE_float(
         "keep",
         0.5,
-        "How much of --start answers keep: 0 ignores it, 1 is the start itself.",
+        "How much of --start answers keep, to 1, the start itself. With 0, only --lock and --morph look at it.",
         lower_bound=0,
         upper_bound=1,
     )
@@ -89,8 +97,10 @@ def given(spec: ParamSpec) -> Given:
     start = read_start(f.start, spec, f.keep) if f.start else None
     if start and start.is_answer and budget():
         raise UserError("--keep=1 keeps the start as it is: leave out --refine and --refine_evaluations")
-    values = spec.decode(start.row) if start else None
-    return Given(start, *parse_locks(f.lock, spec, panel_of(spec), values))
+    locks, as_found = parse_locks(f.lock, spec, panel_of(spec), spec.decode(start.row) if start else None)
+    if len(locks.keys() | as_found) == len(spec.parameters):
+        raise UserError("every parameter is locked: there is nothing to find")
+    return Given(start, locks, as_found - locks.keys())
 
 
 def load() -> tuple[Model | None, Library | None]:

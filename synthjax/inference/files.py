@@ -40,8 +40,10 @@ class PredictionFiles:
         preset = renderer.synth.preset if renderer and not self._plugin else ""
         self._base = read_preset_file(Path(preset)) if preset else None
 
-    def write(self, name: str, prediction: Prediction, about: Mapping[str, Any]) -> None:
+    def write(self, name: str, prediction: Prediction, about: Mapping[str, Any], *, in_banks: bool = True) -> None:
         """Writes one sound's files, each whole or not at all. Removes files of an earlier prediction of this name.
+
+        ``in_banks``: the best candidate is an answer, which ``close`` writes to the banks.
 
         Raises UserError where the folder cannot be written.
         """
@@ -52,7 +54,8 @@ class PredictionFiles:
             self._put(name, ending, preset)
         audio = prediction.best.audio
         self._put(name, ".wav", None if audio is None else wav(audio))
-        self._answers[printable(name)] = prediction.values
+        if in_banks:
+            self._answers[printable(name)] = prediction.values
 
     def close(self) -> None:
         """Writes the best answers of several sounds to banks/1.syx and so on, if the synthesizer has banks."""

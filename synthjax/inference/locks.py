@@ -59,15 +59,21 @@ class Locks:
 def names_of(text: str, spec: ParamSpec, panel: Panel) -> list[str]:
     """The parameters that a text means, in spec order: one name, a pattern such as ``op_1_*``, or words of a group.
 
-    ``operator 3`` means all parameters of that group, ``envelopes`` those of every group with "envelope" in its name.
+    ``operator 3`` means all parameters of that group, ``envelopes`` those of every group with the word "envelope".
     Raises UserError if it means none.
     """
-    headings, words = panel.headings(spec), text.lower().removesuffix("s")
-    names = fnmatch.filter(spec.slices, text) or [name for name in spec.slices if words in headings[name][0].lower()]
+    headings, words = panel.headings(spec), _words(text)
+    names = fnmatch.filter(spec.slices, text.lower() if text.lower() in spec.slices else text)
+    names = names or [name for name in spec.slices if words and words <= _words(headings[name][0])]
     if not names:
         groups = ", ".join(dict.fromkeys(group for group, _ in headings.values()))
         raise UserError(f"{text!r} is no parameter and no group of spec {spec.name}; its groups are {groups}")
     return names
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text in small letters, without the s of a plural."""
+    return {word.removesuffix("s") for word in text.lower().split()}
 
 
 def parse_locks(

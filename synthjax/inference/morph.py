@@ -35,7 +35,7 @@ POWER = 6
 def morph(first: Candidate, last: Candidate, count: int, renderer: PatchRenderer, *, seed: int = 0) -> list[Candidate]:
     """``count`` patches from the first to the last, both among them, rendered; ``count`` is at least 2.
 
-    Raises UserError where neither end can be rendered.
+    Raises UserError where an end, or a patch that is kept, cannot be rendered.
     """
     spec, rng = renderer.synth.spec, np.random.default_rng(seed)
     modules = Modules.of(spec, panel_of(spec))
@@ -46,10 +46,16 @@ def morph(first: Candidate, last: Candidate, count: int, renderer: PatchRenderer
     rendered = [one for one in rendered if one.measured is not None]
     if not rendered or (rendered[0].key, rendered[-1].key) != (0, len(patches) - 1):
         raise UserError("one of the two patches cannot be rendered: there is no morph")
-    sounds = np.stack([one.measured[1] for one in rendered]).astype(np.float32)
+    sounds = np.stack([one.measured for one in rendered]).astype(np.float32)
     steps = np.stack([np.abs(sounds - sound).mean(axis=1) for sound in sounds])
-    kept = [rendered[number] for number in evenly(steps, count)]
-    return [replace(patches[one.key], origin=f"a morph, {n}", audio=one.measured[0]) for n, one in enumerate(kept, 1)]
+    kept = [patches[rendered[number].key] for number in evenly(steps, count)]
+    # Rendered once more: all sounds together would take gigabytes.
+    heard = sorted(
+        renderer.render((number, given(one, spec)) for number, one in enumerate(kept)), key=lambda one: one.key
+    )
+    if lost := [one for one in heard if one.audio is None]:
+        raise UserError(f"a patch of the morph cannot be rendered: {lost[0].fault}")
+    return [replace(one, origin=f"a morph, {n}", audio=heard[n - 1].audio) for n, one in enumerate(kept, 1)]
 
 
 def mixed(
@@ -92,6 +98,6 @@ def evenly(steps: Float[np.ndarray, "N N"], count: int) -> list[int]:
     return chosen[::-1]
 
 
-def _heard(audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], UInt8[np.ndarray, " E"]]:
+def _heard(audio: NDArray[np.float32]) -> UInt8[np.ndarray, " E"]:
     """Runs in a render worker."""
-    return audio, pooled(mel_spectrogram(audio))
+    return pooled(mel_spectrogram(audio))

@@ -1,4 +1,4 @@
-"""Moves from a patch to one like it: the children of a search, and variations.
+"""Moves from a patch to one like it: the children of a search.
 
 A child is a copy of a member with one move: a few values are changed, a module such as an operator is taken from
 another member or candidate, or the note is moved.

@@ -123,17 +123,20 @@ class Predictor:
         """
         if not sounds:
             return []
-        started = [self.started(sound) for sound in sounds]
+        started = [[self.played(self.start, sound)] if self.start else [] for sound in sounds]
         if self.start and self.start.is_answer:
             return self.rank(sounds, started, candidates)
         mels = np.stack([mel_spectrogram(sound) for sound in sounds])
-        proposed = started
+        proposed: list[list[Candidate]] = [[] for _ in sounds]
         wanted = max(candidates, NEIGHBOURS) if self.renderer else candidates
         for found, near in zip(proposed, self.nearest(sounds, mels, wanted), strict=True):
             found += self._mixed(near, seed) if self.start else near
         if self.model:
-            for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size), strict=True):
+            starts = np.stack([one.row for [one] in started]) if self.start else None
+            for found, drawn in zip(proposed, self.drawn(mels, candidates, seed, batch_size, starts), strict=True):
                 found += drawn
+        for found, own in zip(proposed, started, strict=True):
+            found += own  # Last: without a renderer, the first is the answer.
         return self.rank(sounds, proposed, candidates)
 
     def nearest(
@@ -167,12 +170,16 @@ class Predictor:
         count: int,
         seed: int | None = None,
         batch_size: int | None = None,
+        starts: Float[np.ndarray, "S W"] | None = None,
     ) -> list[list[Candidate]]:
-        """The model's draws for spectrograms in dB; the arguments are those of ``predict``."""
+        """The model's draws for spectrograms in dB; the arguments are those of ``predict``.
+
+        ``starts`` are rows of the start, with the note of each sound.
+        """
         assert self.model is not None
         noise = draw_noise(count, self.spec.width, PREDICT_NOISE, self.seed(seed))
         known = self.locks.known if self.locks.values else None
-        start = (self.start.row, self.start.keep) if self.start else None
+        start = (starts, self.start.keep) if self.start and starts is not None else None
         x0 = np.repeat(noise[None], len(mels), axis=0)
         rows = self.model.draw(mels, x0, batch_size, known=known, start=start)
         base = self.start.base if self.start else None
@@ -185,12 +192,10 @@ class Predictor:
         found.locks = Locks(self.spec, {**self.locks.values, **{name: note[name] for name in names}})
         return found
 
-    def started(self, sound: NDArray[np.floating]) -> list[Candidate]:
-        """The start, if there is one, played with an estimate of the target's note."""
-        if self.start is None:
-            return []
-        row = with_note(self.start.row, self.spec, estimate_note(sound)).astype(np.float32)
-        return [Candidate(row, f"the start, {self.start.name!r}", base=self.start.base)]
+    def played(self, start: Start, sound: NDArray[np.floating]) -> Candidate:
+        """A start, played with an estimate of the target's note, with the locked values."""
+        row = with_note(start.row, self.spec, estimate_note(sound)).astype(np.float32)
+        return self._locked(Candidate(row, f"the start, {start.name!r}", base=start.base))
 
     def _mixed(self, near: Sequence[Candidate], seed: int | None) -> list[Candidate]:
         """Candidates of which a part is the start's."""

@@ -104,6 +104,7 @@ class Search:
         self._candidates[:, : spec.width] = np.clip(self._candidates[:, : spec.width], 0.0, 1.0)
         self._score, self._exact = score, exact
         self._moves = Moves(spec, panel, self._candidates, seed, locked)
+        self._first = self._candidates[0]
         self._waiting: Rows | None = self._candidates[1:MEMBERS]
         self._start_scores: Scores = np.zeros(0)
         self._population = _Population.of(self._candidates[:1], np.full(1, math.inf), self._moves)
@@ -158,17 +159,21 @@ class Search:
             means = self._scored(np.repeat(best, REPEATS, axis=0)).reshape(-1, REPEATS).mean(axis=1)
         if means.min() < self._start_score:
             return self._refined(best[means.argmin()], float(means.min()))
-        return self._refined(self._candidates[0], self._start_score)
+        return self._refined(self._first, self._start_score)
 
     def so_far(self) -> Refined:
         """The best row, without renders: where they differ, it scored lower than all renders of the start."""
         if self.score < self._start_scores.min():
             return self._refined(self.row, self.score)
-        return self._refined(self._candidates[0], self._start_score)
+        return self._refined(self._first, self._start_score)
 
     def state(self) -> dict[str, Any]:
-        """All that another search with the same candidates needs to go on from here: arrays, numbers and text."""
+        """All that another search with the same candidates needs to go on from here: arrays, numbers, text.
+
+        To be called between generations. It does not change when the search goes on.
+        """
         return {
+            "first": self._first,
             "start_scores": self._start_scores,
             "evaluations": self.evaluations,
             "waiting": self._waiting is not None,
@@ -177,13 +182,13 @@ class Search:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the ``state`` of a search with the same candidates and arguments, in place of ``start``."""
-        self._start_scores, self.evaluations = np.asarray(state["start_scores"]), int(state["evaluations"])
-        self._waiting = self._waiting if state["waiting"] else None
-        self._moves.random_state = str(state["random"])
-        self._population = _Population(
-            np.asarray(state["rows"]), np.asarray(state["scores"]), np.asarray(state["quiet"]), self._moves
-        )
+        """Goes on from the ``state`` of a search with the same candidates, in any order, in place of ``start``."""
+        names = ("rows", "scores", "quiet", "first", "start_scores", "evaluations", "waiting", "random")
+        rows, scores, quiet, first, start_scores, evaluations, waiting, random = (np.array(state[one]) for one in names)
+        self._first, self._start_scores, self.evaluations = first, start_scores, int(evaluations)
+        self._waiting = self._waiting if waiting else None
+        self._moves.random_state = str(random)
+        self._population = _Population(rows, scores, quiet, self._moves)
 
     @property
     def _start_score(self) -> float:
@@ -249,7 +254,7 @@ class _Population:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What ``__init__`` takes, as arrays."""
-        return {"rows": self.rows, "scores": self.scores, "quiet": self._quiet}
+        return {"rows": self.rows, "scores": self.scores, "quiet": self._quiet.copy()}
 
     @property
     def limit(self) -> float:

@@ -6,19 +6,19 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.audio.coarse_features import CoarseFeatures
-from data_pipeline.console.atomic import atomic_path, make_folder
+from data_pipeline.console.atomic import atomic_path
 from data_pipeline.console.cli import UserError
 from data_pipeline.synths.choice import instrument
 from synthjax.inference.candidates import REFINED, Candidate, Prediction, given, order
@@ -54,9 +54,10 @@ class Refinement:
         self._sound, self._prediction, self._seed = sound, prediction, predictor.seed(seed)
         self._played = instrument(self._renderer.synth.synth)
         self._open = ExitStack()
-        # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
         self._every = (*prediction.candidates, *prediction.spare)
-        self._bases = list(dict.fromkeys(candidate.base for candidate in self._every))
+        # The base patches of the candidates. Beyond the columns of the spec, a row has the number of its own.
+        bases = dict.fromkeys(candidate.base for candidate in self._every)
+        self._bases = sorted(bases, key=lambda base: base.content if base else b"")
 
     def __enter__(self) -> Self:
         target = Target.of(self._sound, sounding=self._predictor.sounding, features=CoarseFeatures)
@@ -87,29 +88,31 @@ class Refinement:
         Args:
           keep: a file from which the same search goes on, if it is there. It is written every few seconds, and removed
             when the budget is used up.
-          on_better: is called every few seconds with a better prediction, if there is one.
+          on_better: is called with a better prediction, at most every few seconds.
 
         Raises UserError where the file cannot be written.
         """
         if keep:
             self._restore(keep)
-        told, since = math.inf, monotonic()
+        told, since = order(self._prediction.best), monotonic()
+        complete: dict[str, Any] | None = None
 
         def watch() -> None:
-            nonlocal told, since
+            nonlocal told, since, complete
+            complete = self.search.state()
             if monotonic() - since < SECONDS_BETWEEN:
                 return
             if on_better and self.search.score < told:
                 told = self.search.score
                 on_better(self.prediction(self.search.so_far()))
             if keep:
-                self._save(keep)
+                self._save(keep, complete)
             since = monotonic()
 
         found = search_within(self.search, budget, watch)
-        if keep and found.interrupted:
-            self._save(keep)
-        elif keep:
+        if keep and complete and found.interrupted:
+            self._save(keep, complete)  # The generation that was interrupted is done again.
+        elif keep and not found.interrupted:
             keep.unlink(missing_ok=True)
         return self.prediction(found), found.interrupted
 
@@ -119,20 +122,22 @@ class Refinement:
             with np.load(path) as state:
                 if str(state["identity"]) == self._identity:
                     self.search.restore(state)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return  # There is none, or it is damaged: the search begins anew.
 
-    def _save(self, path: Path) -> None:
-        make_folder(path.parent)
+    def _save(self, path: Path, state: Mapping[str, Any]) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **self.search.state(), identity=self._identity)
+            np.savez(file, **state, identity=self._identity)
 
     @cached_property
     def _identity(self) -> str:
-        """What the search depends on, as a hash."""
-        rows = np.stack([candidate.row for candidate in self._every])
-        about = json.dumps([self._seed, sorted(self._predictor.locks.values), self._predictor.sounding])
-        return hashlib.sha256(about.encode() + self._sound.tobytes() + rows.tobytes()).hexdigest()
+        """What the search depends on, as a hash. The candidates' order does not count: it varies where renders do."""
+        rows = sorted(candidate.row.tobytes() for candidate in self._every)
+        bases = [base.content for base in self._bases if base]
+        synth = (self._renderer.synth_name, self._renderer.synth_version, self._renderer.synth.preset)
+        about = [self._seed, sorted(self._predictor.locks.values), self._predictor.sounding, synth]
+        parts = [json.dumps(about).encode(), self._sound.tobytes(), *rows, *bases]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def prediction(self, found: Refined) -> Prediction:
         """The prediction, with a patch that was found in front if it is better."""

@@ -25,8 +25,8 @@ from data_pipeline.render.patch_renderer import PatchRenderer
 from synthjax.inference.candidates import Candidate, given
 from synthjax.retrieval.embedding import pooled
 
-# With amount 1 a value changes with this probability, by up to this part of its range, and a category with that of
-# both.
+# With amount 1 a value changes with this probability, by up to this part of its range. A category that is chosen
+# changes with the amount as its probability.
 MOST_CHANGED, LARGEST_STEP = 0.5, 0.5
 # Patches that are made for each one that is wanted, and how often as many again if most of them are silent.
 MADE, TRIES = 4, 5
@@ -50,7 +50,7 @@ def variations(
       amount: how far they are from the patch, above 0 and at most 1.
       locked: names of parameters that are not changed.
 
-    Raises UserError if too few of the patches that are made can be heard.
+    Raises UserError if too few of the patches that are made can be heard and sound different.
     """
     spec, rng = renderer.synth.spec, np.random.default_rng(seed)
     free = [parameter for parameter in spec.synth_params if parameter.name not in locked]
@@ -65,13 +65,18 @@ def variations(
         made = [_changed(patch, spec, free, amount, rng) for _ in range(MADE * count)]
         asked = ((number, given(one, spec)) for number, one in enumerate(made))
         rendered = sorted(renderer.render(asked, measure=_sound), key=lambda one: one.key)
-        audible = [one for one in rendered if one.measured and one.measured.audible]
+        known = {original.measured.pooled.tobytes(), *(sound.tobytes() for sound in sounds)}
+        audible = []
+        for one in rendered:
+            if one.measured and one.measured.audible and one.measured.pooled.tobytes() not in known:
+                audible.append(one)
+                known.add(one.measured.pooled.tobytes())
         heard += [replace(made[one.key], audio=one.measured.audio) for one in audible]
         sounds += [one.measured.pooled for one in audible]
         if len(heard) >= 2 * count:
             break
     if len(heard) < count:
-        raise UserError(f"only {len(heard)} of the patches that were tried can be heard: ask for a smaller amount")
+        raise UserError(f"only {len(heard)} of the patches that were tried can be heard and differ: ask for fewer")
     return [heard[number] for number in spread_out(np.stack(sounds), count, original.measured.pooled)]
 
 
@@ -79,7 +84,7 @@ def spread_out(sounds: UInt8[np.ndarray, "N E"], count: int, original: UInt8[np.
     """The numbers of ``count`` sounds that lie far from each other, and about as far from the original as most do.
 
     Each is the one farthest from those chosen before (Gonzalez, "Clustering to minimize the maximum intercluster
-    distance", 1985); the first is the one whose distance from the original is the median.
+    distance", 1985); the first is one whose distance from the original is the median.
     """
     values = sounds.astype(np.float32)
     away = np.abs(values - original.astype(np.float32)).mean(axis=1)
@@ -87,13 +92,14 @@ def spread_out(sounds: UInt8[np.ndarray, "N E"], count: int, original: UInt8[np.
     first, last = (round(part * len(order)) for part in INNER)
     spare = max(0, count - (last - first))
     inner = order[max(0, first - spare) : last + spare]
-    chosen = [int(order[len(order) // 2])]
-    nearest = np.abs(values[inner] - values[chosen[0]]).mean(axis=1)
+    place = len(inner) // 2
+    nearest = np.full(len(inner), np.inf)
+    chosen: list[int] = []
     while len(chosen) < count:
-        place = int(nearest.argmax())
         chosen.append(int(inner[place]))
         nearest = np.minimum(nearest, np.abs(values[inner] - values[inner[place]]).mean(axis=1))
-        nearest[place] = -1.0
+        nearest[place] = -1.0  # Also if others sound the same.
+        place = int(nearest.argmax())
     return chosen
 
 

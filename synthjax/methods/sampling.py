@@ -162,15 +162,18 @@ def sample_rows(
     z = jnp.repeat(model.encode(mel), draws, axis=0)
     x = noise = x0.reshape(-1, x0.shape[-1])
     if given.start is not None:
-        x = (1.0 - given.keep) * noise + given.keep * given.start.reshape(noise.shape)
-    for start, end, guidance in sampling.parts():
+        start = given.start.reshape(noise.shape)
+        if given.known is not None:
+            start = jnp.where(jnp.isnan(known := given.known.reshape(noise.shape)), start, known)
+        x = (1.0 - given.keep) * noise + given.keep * start
+    for begin, end, guidance in sampling.parts():
         field = guided_field(model, z, guidance)
         if given.known is not None:
             field = with_known(field, noise, given.known.reshape(noise.shape))
         if given.start is not None:
             field = after(field, given.keep)
         if sampling.solver == DOPRI5:
-            x = solve_adaptive(field, x, tolerance=sampling.tolerance, start=start, end=end)
+            x = solve_adaptive(field, x, tolerance=sampling.tolerance, start=begin, end=end)
         else:
-            x = solve(field, x, solver=sampling.solver, steps=sampling.steps, start=start, end=end)
+            x = solve(field, x, solver=sampling.solver, steps=sampling.steps, start=begin, end=end)
     return x.reshape(x0.shape)

@@ -30,7 +30,7 @@ from data_pipeline.render.worker_messages import Attempt, Batch
 from data_pipeline.render.worker_pool import WorkerPool
 from data_pipeline.synths.protocol import Synth, SynthSettings
 from synthjax.retrieval.embedding import POOLED, delay, pooled
-from synthjax.retrieval.index import Source
+from synthjax.retrieval.index import VERSION, Source
 
 # A batch of the fastest synthesizer takes a second.
 BATCH = 32
@@ -166,6 +166,7 @@ class DrawLog:
     def _identity(self) -> dict[str, Any]:
         settings = self.settings
         return {
+            "version": VERSION,
             "spec_hash": settings.synth.spec.content_hash,
             "prior_hash": settings.prior_hash,
             "seed": settings.seed,

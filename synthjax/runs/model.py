@@ -183,23 +183,27 @@ class Model:
         batch_size: int | None = None,
         advance: Advance = no_progress,
         known: Float[np.ndarray, " W"] | None = None,
-        start: tuple[Float[np.ndarray, " W"], float] | None = None,
+        start: tuple[Float[np.ndarray, "N W"], float] | None = None,
     ) -> Float[np.ndarray, "N K W"]:
         """Rows in [0, 1] columns, not clipped, for spectrograms in dB and their noise.
 
         ``batch_size`` sounds are sampled at once; every other size is compiled anew. ``known`` has the values in [0, 1]
-        of columns that all rows shall have, to the bit, and NaN elsewhere. ``start`` is a row in [0, 1], and how
-        much of it is kept, from 0 to 1.
+        of columns that all rows shall have, to the bit, and NaN elsewhere. ``start`` has a row in [0, 1]
+        for each sound, and how much of them is kept, from 0 to 1.
         """
         sounds, draws, _ = x0.shape
         indices = self.batch_indices(sounds, batch_size or self.batch_size(sounds, draws))
-        batches: Iterable[HostBatch] = ({"mel_spec": mels[index], "x0": x0[index]} for index in indices)
-        given = {} if known is None else {"known": to_model_scale(known)}
-        keep = 0.0
-        if start is not None:
-            given["start"], keep = to_model_scale(start[0]), start[1]
-        batches = (batch | _given(given, keep, batch["x0"].shape) for batch in batches)
-        rows = self.sample(batches, sounds, advance)
+
+        def batch_of(index: Int[np.ndarray, " b"]) -> HostBatch:
+            batch = {"mel_spec": mels[index], "x0": x0[index]}
+            if known is not None:
+                batch["known"] = np.broadcast_to(to_model_scale(known), batch["x0"].shape)
+            if start is not None:
+                batch["start"] = np.broadcast_to(to_model_scale(start[0][index])[:, None], batch["x0"].shape)
+                batch["keep"] = np.full(len(index), start[1], np.float32)
+            return batch
+
+        rows = self.sample(map(batch_of, indices), sounds, advance)
         # The solver and the scale round, and only flows use what is known.
         return rows if known is None else np.where(np.isnan(known), rows, known)
 
@@ -220,12 +224,6 @@ class Model:
     def local_rows(self, batch_size: int) -> range:
         """The rows of a batch that this process holds."""
         return sharding.rows_of_this_process(sharding.batch_sharding(self.mesh), batch_size)
-
-
-def _given(rows: Mapping[str, Float[np.ndarray, " W"]], keep: float, shape: tuple[int, ...]) -> HostBatch:
-    """Rows on the model's scale as part of a batch with noise of this shape."""
-    batch = {name: np.broadcast_to(row, shape) for name, row in rows.items()}
-    return batch | {"keep": np.full(shape[0], keep, np.float32)} if "start" in rows else batch
 
 
 def _task_of(config: ml_collections.ConfigDict, workdir: Workdir) -> tuple[Task, MelStats | None]:

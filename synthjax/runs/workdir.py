@@ -116,6 +116,9 @@ class Workdir:
         before, now = _fixed_values(_with_later_keys(_read_json(self.config))), _fixed_values(config.to_dict())
         keys = sorted(before.keys() | now.keys())
         changes = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
+        begun, asked = _read_json(self.config).get("start_from", ""), config.get("start_from", "")
+        if begun != asked:
+            changes.append(f"start_from {begun!r} -> {asked!r}")
         trained_on = _read_json(self.dataset)
         changes += [
             f"training data's {key} {trained_on.get(key)!r} -> {value!r}"

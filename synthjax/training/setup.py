@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.shards.mel_stats import MelStats
 from synthjax.cluster import distributed, sharding
 from synthjax.methods.examples import Batch, HostBatch
-from synthjax.runs.bundles import Bundle
+from synthjax.runs.bundles import Bundle, read_bundle
 from synthjax.runs.check_config import check_config
 from synthjax.runs.checkpoints import Checkpoints
 from synthjax.tasks.batches import Batches
@@ -41,7 +42,7 @@ def set_up(config: ml_collections.ConfigDict, saved: MelStats | None = None) -> 
     """Checks that config, data and devices fit each other, and builds the parts of the run.
 
     Args:
-      saved: the statistics of the run so far, if it has any.
+      saved: the statistics that the model has, if it has any.
 
     Raises:
       UserError: if they do not fit.
@@ -63,11 +64,30 @@ def set_up(config: ml_collections.ConfigDict, saved: MelStats | None = None) -> 
     )
 
 
-def restore_or_init(run: Run, checkpoints: Checkpoints, base: Bundle | None = None) -> tuple[TrainState, int]:
+def base_of(config: ml_collections.ConfigDict) -> Callable[[], Bundle] | None:
+    """Reads the bundle that the config's ``start_from`` names, once; None if it names none.
+
+    The function raises UserError for a bundle without a model, and as ``read_bundle`` does.
+    """
+    name = config.get("start_from")
+
+    @cache
+    def read() -> Bundle:
+        bundle = read_bundle(name)
+        if not bundle.has_model:
+            raise UserError(f"start_from={name} holds no model, only a library")
+        return bundle
+
+    return read if name else None
+
+
+def restore_or_init(
+    run: Run, checkpoints: Checkpoints, base: Callable[[], Bundle] | None = None
+) -> tuple[TrainState, int]:
     """The state of the latest checkpoint and its step; without a checkpoint, a fresh state and 0.
 
     Args:
-      base: a fresh state has the weights of this bundle's model, if there is one.
+      base: reads the bundle whose model's weights a fresh state has, if there is one.
 
     Raises:
       UserError: if the processes of the run have different configs, data or checkpoints, the checkpoint is broken, or
@@ -82,15 +102,15 @@ def restore_or_init(run: Run, checkpoints: Checkpoints, base: Bundle | None = No
     )
     if latest is None:
         state = jit_init(run.trainer, run.shardings)()
-        return (_with_weights_of(base, state, run) if base else state), 0
+        return (_with_weights_of(base(), state, run) if base else state), 0
     trees = checkpoints.restore(latest, abstract_state(run.trainer, run.shardings).trees())
     return TrainState.from_trees(trees), latest
 
 
 def _with_weights_of(base: Bundle, state: TrainState, run: Run) -> TrainState:
     spec = run.data.task.spec
-    if not base.has_model or spec is None or base.spec.content_hash != spec.content_hash:
-        raise UserError(f"start_from={base.name} holds no model of spec {spec.name if spec else 'k_osc'}")
+    if spec is None or base.spec.content_hash != spec.content_hash:
+        raise UserError(f"start_from={base.name} holds a model of another spec than the config's")
     params = base.params(run.trainer.abstract_params(run.mesh))
     return replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
 

@@ -13,11 +13,11 @@ from data_pipeline.console.cli import UserError
 from data_pipeline.params.counter_rng import TEST_SEED
 from data_pipeline.params.spec import load_spec
 from data_pipeline.synths.choice import open_synth, synth_for
-from synthjax.adapt import copied, split
+from synthjax.adapt import copied, require_same, split
 from synthjax.runs.bundles import read_bundle
 from synthjax.runs.model import Model
 from synthjax.runs.workdir import Workdir
-from tests.helpers import run_cli
+from tests.helpers import assert_usage_error, run_cli
 
 SPEC = load_spec("dexed")
 SMALL = {
@@ -72,6 +72,18 @@ def test_recordings_of_one_name_are_copied_apart(tmp_path: Path) -> None:
     assert sorted(path.read_bytes() for path in (tmp_path / "all").iterdir()) == [b"1", b"2"]
     with pytest.raises(UserError, match="other recordings"):
         copied(paths[:1], tmp_path / "all")
+
+
+def test_a_folder_has_one_adaptation(tmp_path: Path) -> None:
+    require_same(tmp_path / "settings.json", {"bundle": "a", "steps": 3})
+    require_same(tmp_path / "settings.json", {"bundle": "a", "steps": 3})
+    with pytest.raises(UserError, match="an adaptation with another bundle: choose another --workdir"):
+        require_same(tmp_path / "settings.json", {"bundle": "b", "steps": 3})
+
+
+def test_a_bundle_without_a_model_begins_no_run(tmp_path: Path) -> None:
+    flags = ("--config=configs/quickstart.py", "--config.start_from=dexed", f"--workdir={tmp_path / 'run'}")
+    assert_usage_error(run_cli("synthjax.train", *flags), "start_from=dexed holds no model")
 
 
 @pytest.mark.slow

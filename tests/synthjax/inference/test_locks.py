@@ -45,8 +45,10 @@ def test_names_are_parameters_patterns_or_words_of_groups() -> None:
     assert len(names_of("op_1_*", SPEC, panel)) == len(names_of("operator 1", SPEC, panel)) == 21
     assert len(names_of("operators", SPEC, panel)) == 6 * 21
     assert names_of("note", SPEC, panel) == ["pitch", "note_start_and_end"]
-    with pytest.raises(UserError, match="its groups are Operator 1"):
-        names_of("filters", SPEC, panel)
+    assert names_of("Pitch", SPEC, panel) == ["pitch"]
+    for text in ("filters", "", "s"):
+        with pytest.raises(UserError, match="its groups are Operator 1"):
+            names_of(text, SPEC, panel)
 
 
 def test_locks_are_read_from_texts() -> None:

@@ -70,6 +70,11 @@ def test_sounds_that_are_chosen_lie_apart() -> None:
     assert sorted(number // 4 for number in chosen) == [0, 1]
 
 
+def test_sounds_that_are_alike_are_chosen_once_each() -> None:
+    chosen = spread_out(np.full((8, 4), 100, np.uint8), 4, np.full(4, 100, np.uint8))
+    assert len(set(chosen)) == 4
+
+
 def test_a_morph_goes_from_the_first_to_the_last_in_steps_more_even_than_a_straight_line(
     renderer: PatchRenderer,
 ) -> None:

@@ -248,3 +248,7 @@ def test_the_field_begins_with_noise_and_start_at_the_time_of_keep(solver: str, 
     end = begin[:, 1] + (1.0 - keep) * speed
     expected = np.stack([begin[:, 0] + (1.0 - keep) * (begin[:, 1] + end) / 2, end], axis=1)
     np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-4)
+    known = np.full((3, 2), np.nan, np.float32)
+    known[:, 1] = 7.0
+    rows = sample_rows(Coupled(), jnp.asarray(Z), jnp.asarray(X), settings, given._replace(known=jnp.asarray(known)))
+    np.testing.assert_allclose(rows[:, 1], 7.0, rtol=1e-4)
