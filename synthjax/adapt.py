@@ -234,7 +234,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", None, "The bundle to write.", required=True)
     flags.DEFINE_string("workdir", "runs/adapt", "Folder of the rounds.")
     flags.DEFINE_integer("rounds", 3, "Rounds at most.", lower_bound=1)
-    flags.DEFINE_integer("steps", 1_000, "Training steps of a round.", lower_bound=100)
+    flags.DEFINE_integer("steps", 1_000, "Training steps of a round, more than the 50 of the warm-up.", lower_bound=51)
     flags.DEFINE_integer("refine_evaluations", 500, "Renders that refine each answer.", lower_bound=0)
     flags.DEFINE_string("licence", "", "Licence of the new bundle.")
     cli.run(main)
