@@ -77,14 +77,14 @@ def main(argv: list[str]) -> int:
     if model and f.data_root:
         _check_statistics(model, Path(f.data_root) / STATS_FILE)
     spec = candidate_flags.spec_of(model, library)
-    given = candidate_flags.given(spec)
+    asked = candidate_flags.asked(spec)
     with _renderer(spec) as renderer:
         if renderer is None and (f.variations or f.morph):
             raise cli.UserError("--variations and --morph are chosen by their sounds, which needs a renderer")
         libraries = candidate_flags.libraries(library, spec, renderer)
-        start = given.start if f.keep > 0.0 else None
-        predictor = Predictor(model, renderer, *libraries, locks=given.locks, start=start)
-        faults = predict_files(predictor, sounds, output, given)
+        start = asked.start if f.keep > 0.0 else None
+        predictor = Predictor(model, renderer, *libraries, locks=asked.locks, start=start)
+        faults = predict_files(predictor, sounds, output, asked)
     predicted = len(sounds) - len(faults)
     left_out += faults
     if left_out:
@@ -114,7 +114,7 @@ def _renderer(spec: ParamSpec) -> AbstractContextManager[PatchRenderer | None]:
 
 
 def predict_files(
-    predictor: Predictor, sounds: Sequence[Path], output: Path, given: candidate_flags.Given
+    predictor: Predictor, sounds: Sequence[Path], output: Path, asked: candidate_flags.Asked
 ) -> list[str]:
     """Writes the results of every sound that can be read; returns an error message for each of the others."""
     f = flags.FLAGS
@@ -122,7 +122,7 @@ def predict_files(
     about = predictor.about(f.seed)
     about |= candidate_flags.about()
     batch_size = predictor.model.batch_size(len(sounds), f.candidates) if predictor.model else 1
-    at_once = 1 if given.note_as_found else batch_size
+    at_once = 1 if asked.note_as_found else batch_size
     names = result_names(sounds)
     budget = candidate_flags.budget()
     faults: list[str] = []
@@ -138,8 +138,8 @@ def predict_files(
                 if remark := octave_remark(estimate_note(sound.audio), predictor.spec):
                     print(f"{sounds[index].name}: {remark}", file=sys.stderr)
             targets = [sound.audio for sound in loaded.values()]
-            if given.note_as_found and targets:
-                predictor = predictor.locking_note(given.note_as_found, targets[0])
+            if asked.note_as_found and targets:
+                predictor = predictor.locking_note(asked.note_as_found, targets[0])
             found = predictor.predict(targets, candidates=f.candidates, seed=f.seed, batch_size=batch_size)
             for (index, sound), prediction in zip(loaded.items(), found, strict=True):
                 interrupted, about_one = False, {"sound": str(sounds[index]), **about}
@@ -157,17 +157,17 @@ def predict_files(
                 if interrupted:
                     raise KeyboardInterrupt
                 try:
-                    for name, patch in further(predictor, sound, prediction, given):
+                    for name, patch in further(predictor, sound, prediction, asked):
                         own = Prediction(predictor.spec, (patch,), patch.origin)
                         files.write(f"{names[index]}-{name}", own, about_one, in_banks=False)
                 except cli.UserError as error:
-                    faults.append(f"{sounds[index].name}: {error}")
+                    print(f"{sounds[index].name} is answered, but has no more: {error}", file=sys.stderr)
                 advance(1)
     return faults
 
 
 def further(
-    predictor: Predictor, sound: LoadedSound, prediction: Prediction, given: candidate_flags.Given
+    predictor: Predictor, sound: LoadedSound, prediction: Prediction, asked: candidate_flags.Asked
 ) -> Iterator[tuple[str, Candidate]]:
     """The variations and the morph of an answer that the flags ask for, each with the end of its files' names."""
     f, best = flags.FLAGS, prediction.best
@@ -179,8 +179,8 @@ def further(
         made = variations(best, f.variations, f.amount, predictor.renderer, seed=seed, locked=locked)
         yield from ((f"variation-{number}", one) for number, one in enumerate(made, 1))
     if f.morph:
-        assert given.start
-        start = predictor.played(given.start, sound.audio)
+        assert asked.start
+        start = predictor.played(asked.start, sound.audio)
         made = morph(start, best, f.morph, predictor.renderer, seed=seed)
         yield from ((f"morph-{number}", one) for number, one in enumerate(made, 1))
 
@@ -205,7 +205,7 @@ def _check_statistics(model: Model, path: Path) -> None:
 if __name__ == "__main__":
     model_flags.define(required=False)
     candidate_flags.define(candidates=4)
-    candidate_flags.define_given()
+    candidate_flags.define_asked()
     flags.DEFINE_string("output", "predictions", "Folder for the results; made if missing.")
     flags.DEFINE_integer("seed", None, "Seed of the draws; default: the run's.", lower_bound=0)
     flags.DEFINE_bool("render", True, "Render the candidates, to rank them by sound.")

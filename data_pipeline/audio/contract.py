@@ -10,6 +10,8 @@ SAMPLES = round(SECONDS * SAMPLE_RATE)
 VELOCITY = 100
 # LUFS. By default a quieter sound is no row of a data set.
 MIN_LOUDNESS = -55.0
+# A sound with a larger sample is clipped: by default it is no row either. 1.0 is full scale.
+MAX_PEAK = 1.0
 # Samples between two frames of the spectrogram.
 MEL_HOP = 441
 MEL_BANDS = 128

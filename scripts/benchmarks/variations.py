@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from data_pipeline.audio.contract import MIN_LOUDNESS
+from data_pipeline.audio.contract import MAX_PEAK, MIN_LOUDNESS
 from data_pipeline.audio.metrics import mss_spectrograms, spectrogram_distance
 from data_pipeline.audio.quality import fault
 from data_pipeline.console import cli
@@ -26,7 +26,7 @@ from data_pipeline.synths.preset_files import read
 from synthjax.inference import renderer_flags
 from synthjax.inference.candidates import Candidate
 from synthjax.inference.morph import morph
-from synthjax.inference.variations import MAX_PEAK, variations
+from synthjax.inference.variations import variations
 from synthjax.metrics.parameters import Summary, summarise
 from synthjax.retrieval.presets import own_row
 

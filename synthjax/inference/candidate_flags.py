@@ -35,8 +35,14 @@ MOST_MADE = 64
 
 
 @dataclass(frozen=True)
-class Given:
-    """The start, locked values by parameter name, and the parameters of the note that are locked as they are found."""
+class Asked:
+    """What flags ask of all answers.
+
+    Attributes:
+      start: a patch to begin with, if there is one.
+      locks: locked raw values by parameter name.
+      note_as_found: parameters of the note that are locked as they are found in each sound.
+    """
 
     start: Start | None
     locks: dict[str, Any]
@@ -54,7 +60,7 @@ def define(*, candidates: int) -> None:
     )
 
 
-def define_given() -> None:
+def define_asked() -> None:
     """Defines --lock, --start, --keep, --variations, --amount and --morph."""
     flags.DEFINE_integer(
         "variations", 0, "Variations of each answer to write beside it.", lower_bound=0, upper_bound=MOST_MADE
@@ -85,7 +91,7 @@ def define_given() -> None:
     )
 
 
-def given(spec: ParamSpec) -> Given:
+def asked(spec: ParamSpec) -> Asked:
     """What --lock, --start and --keep say. Raises UserError, also for flags about them that cannot be."""
     f = flags.FLAGS
     if f["keep"].present and not f.start:
@@ -100,7 +106,7 @@ def given(spec: ParamSpec) -> Given:
     locks, as_found = parse_locks(f.lock, spec, panel_of(spec), spec.decode(start.row) if start else None)
     if len(locks.keys() | as_found) == len(spec.parameters):
         raise UserError("every parameter is locked: there is nothing to find")
-    return Given(start, locks, as_found - locks.keys())
+    return Asked(start, locks, as_found - locks.keys())
 
 
 def load() -> tuple[Model | None, Library | None]:
@@ -175,5 +181,6 @@ def about() -> dict[str, Any]:
     f = flags.FLAGS
     names = ["workdir", "library", "bundle", "presets", "candidates", "refine", "refine_evaluations"]
     if "start" in f:
-        names += ["lock", "start", "keep"] if f.start else ["lock"]
+        names += ["lock", "start", "variations", "morph"]
+        names += [name for name, of in (("keep", f.start), ("amount", f.variations)) if of]
     return {name: f[name].value for name in names if f[name].value}

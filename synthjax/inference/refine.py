@@ -46,7 +46,7 @@ The score of a row beyond the limit may be any number beyond the limit: such a r
 class Budget:
     """The length of a search: seconds, evaluations, or both; the first that is used up ends it.
 
-    Of a search that goes on, the evaluations of before count too, the seconds of before do not.
+    If a search is continued, its earlier evaluations count, its earlier seconds do not.
     """
 
     seconds: float = math.inf

@@ -88,13 +88,13 @@ class Refinement:
         Args:
           keep: a file from which the same search goes on, if it is there. It is written every few seconds, and removed
             when the budget is used up.
-          on_better: is called with a better prediction, at most every few seconds.
+          on_better: is called with the prediction when the search has found a better patch, at most every few seconds.
 
         Raises UserError where the file cannot be written.
         """
         if keep:
             self._restore(keep)
-        told, since = order(self._prediction.best), monotonic()
+        told, since = math.inf, monotonic()
         complete: dict[str, Any] | None = None
 
         def watch() -> None:
@@ -102,9 +102,10 @@ class Refinement:
             complete = self.search.state()
             if monotonic() - since < SECONDS_BETWEEN:
                 return
-            if on_better and self.search.score < told:
-                told = self.search.score
-                on_better(self.prediction(self.search.so_far()))
+            found = self.search.so_far()
+            if on_better and found.score < min(told, found.start_score):
+                told = found.score
+                on_better(self.prediction(found))
             if keep:
                 self._save(keep, complete)
             since = monotonic()

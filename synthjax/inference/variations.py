@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from data_pipeline.audio.contract import MIN_LOUDNESS
+from data_pipeline.audio.contract import MAX_PEAK, MIN_LOUDNESS
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.audio.quality import fault
 from data_pipeline.console.cli import UserError
@@ -32,7 +32,6 @@ MOST_CHANGED, LARGEST_STEP = 0.5, 0.5
 MADE, TRIES = 4, 5
 # Of the patches made, by their distance from the original, those between these quantiles may be kept.
 INNER = 0.25, 0.75
-MAX_PEAK = 1.0
 
 
 def variations(
@@ -98,7 +97,7 @@ def spread_out(sounds: UInt8[np.ndarray, "N E"], count: int, original: UInt8[np.
     while len(chosen) < count:
         chosen.append(int(inner[place]))
         nearest = np.minimum(nearest, np.abs(values[inner] - values[inner[place]]).mean(axis=1))
-        nearest[place] = -1.0  # Also if others sound the same.
+        nearest[place] = -1.0  # No sound is chosen twice.
         place = int(nearest.argmax())
     return chosen
 

@@ -188,8 +188,8 @@ class Model:
         """Rows in [0, 1] columns, not clipped, for spectrograms in dB and their noise.
 
         ``batch_size`` sounds are sampled at once; every other size is compiled anew. ``known`` has the values in [0, 1]
-        of columns that all rows shall have, to the bit, and NaN elsewhere. ``start`` has a row in [0, 1]
-        for each sound, and how much of them is kept, from 0 to 1.
+        of columns that all rows shall have, to the bit, and NaN elsewhere. ``start`` has a row in [0, 1] for each
+        sound, and how much of these rows is kept, from 0 to 1.
         """
         sounds, draws, _ = x0.shape
         indices = self.batch_indices(sounds, batch_size or self.batch_size(sounds, draws))

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from data_pipeline.audio.contract import AUDIO_SHAPE, MEL_SHAPE, MIN_LOUDNESS
+from data_pipeline.audio.contract import AUDIO_SHAPE, MAX_PEAK, MEL_SHAPE, MIN_LOUDNESS
 from data_pipeline.audio.corruption import NONE, Corruption
 from data_pipeline.audio.mel import mel_spectrogram
 from data_pipeline.console.cli import UserError
@@ -48,7 +48,6 @@ REUSE_STEPS = 24
 STATISTICS_ROWS = 2048
 # Rows that a worker renders at once for validation and statistics.
 BLOCK = 32
-MAX_PEAK = 1.0
 VERIFY_EVERY = 200
 
 
